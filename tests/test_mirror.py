@@ -47,6 +47,7 @@ ELSEWHERE = {
         "sessions and tables are those of the commands",
         "cli/terminal/epoch_table cli/training/seeds cli/training/session",
     ),
+    "scale/test_processes.py": ("the processes are those of the command", "cli/training/by_ray"),
     "cli/test_bundle.py": ("the differences are those that the command prints", "evaluation/bundle_diff"),
     "config/test_market.py": (
         "tables, rules and overrides are parts of one market file, and errors name its lines",

@@ -74,18 +74,20 @@ def test_its_probes_ask_what_the_server_answers_without_a_token(pod: dict[str, A
     assert (paths["readiness"], paths["liveness"]) == ("/v2/health/ready", "/v2/health/live")
 
 
-def test_the_job_that_scores_on_ray_is_one_that_tsa_knows() -> None:
-    job = yaml.safe_load((DEPLOY / "ray" / "score.yaml").read_text())
+@pytest.mark.parametrize(("name", "paths"), [("score", ["bundle", "out"]), ("train", ["out"])])
+def test_the_jobs_on_ray_are_ones_that_tsa_knows(name: str, paths: list[str]) -> None:
+    job = yaml.safe_load((DEPLOY / "ray" / f"{name}.yaml").read_text())
     cluster = job["spec"]["rayClusterSpec"]
     words = shlex.split(job["spec"]["entrypoint"])
-    command = get_command(app).commands["score"]  # type: ignore[attr-defined]
-    assert words[:2] == ["tsa", "score"]
-    given = command.make_context("score", words[2:]).params
+    command = get_command(app).commands[name]  # type: ignore[attr-defined]
+    assert words[:2] == ["tsa", name]
+    given = command.make_context(name, words[2:]).params
     assert (given["executor"], given["ray_address"], given["quiet"]) == ("ray", "auto", True)
     pinned = (DEPLOY.parent / "constraints.txt").read_text()
     assert f"ray=={cluster['rayVersion']}\n" in pinned
-    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-    for pod in (group["template"]["spec"] for group in groups):
+    head, workers = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    mounted = []
+    for pod in (group["template"]["spec"] for group in (head, *workers)):
         (container,) = pod["containers"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
@@ -93,9 +95,16 @@ def test_the_job_that_scores_on_ray_is_one_that_tsa_knows() -> None:
         assert container["env"][0]["value"] in mounts, "the cache is a volume"
         assert "secretRef" in container["envFrom"][0], "credentials are in no file"
         assert container["resources"]["requests"] == container["resources"]["limits"]
-    head = {mount["mountPath"] for mount in groups[0]["template"]["spec"]["containers"][0]["volumeMounts"]}
-    for path in (given["bundle"].parent, given["out"].parent):
-        assert str(path) in head
+        mounted.append(mounts)
+    for path in paths:
+        assert str(given[path].parent) in mounted[0]
+    if name == "train":
+        processors = sum(
+            int(group["replicas"]) * int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+            for group in workers
+        )
+        assert given["workers"] == processors, "a processor each"
+        assert all(str(given["out"].parent) in mounts for mounts in mounted), "all nodes share the run folder"
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,18 @@ from typing import Annotated, Any
 import typer
 
 from tsa.cli.app import (
+    Executor,
     Logs,
     MarketFile,
     Preset,
     Quarantine,
     QuarantineLimit,
     Quiet,
+    RayAddress,
     Sets,
     SettingsFile,
     app,
+    need_ray,
     quarantine_of,
 )
 from tsa.cli.console import errors, logger, print_line
@@ -27,6 +30,7 @@ from tsa.cli.data import prepare_store
 from tsa.cli.terminal.epoch_table import epoch_table
 from tsa.cli.terminal.metric_tables import print_metrics
 from tsa.cli.terminal.results import remains, result
+from tsa.cli.training.by_ray import TrainCommand, place_of, train_by_ray
 from tsa.cli.training.seeds import refuse_seeds, train_seeds
 from tsa.cli.training.session import check_run, distributed_session, left_of_run, print_outlook, train_run
 from tsa.config.overrides import Overrides
@@ -91,29 +95,65 @@ def train(
     resume: Resume = False,
     overwrite: Overwrite = False,
     minutes: Minutes = None,
+    executor: Annotated[
+        Executor,
+        typer.Option(
+            help="Who trains: local, this process, or those of torchrun; ray, --workers processes of a Ray cluster, whose nodes "
+            "must see the store and the run folder."
+        ),
+    ] = Executor.LOCAL,
+    workers: Annotated[
+        int, typer.Option(min=1, help="With --executor ray: the number of processes, with a processor each.")
+    ] = 1,
+    ray_address: RayAddress = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a model on a store; write its bundle, the settings and each epoch's metrics.
 
-    Several processes: torchrun --nproc-per-node 2 -m tsa train STORE --out RUN. At SIGTERM it saves a checkpoint and
-    exits with code 143; the same command with --resume continues.
+    Several processes: torchrun --nproc-per-node 2 -m tsa train STORE --out RUN, or --executor ray --workers 2. At SIGTERM
+    it saves a checkpoint and exits with code 143; the same command with --resume continues.
     """
     began = time.monotonic()  # imports take seconds
     from tsa.data.store.store import EventStore
     from tsa.training import TimeLimit
     from tsa.training import train as train_on
 
+    need_ray(executor, ray_address)
+    if executor is Executor.LOCAL and workers > 1:
+        raise ConfigError(
+            f"--workers needs --executor ray (got {workers} alone): on one machine, start it with torchrun"
+        )
     if refit is not None:
         chosen = {"--set": set_, "--settings": settings_file, "--minutes": minutes}
         _refuse_chosen({**chosen, "--preset": None if preset == "default" else preset})
-        _refit(refit, store, out, until, resume=resume, overwrite=overwrite, quiet=quiet)
-        return
-    if store is None or until is not None:
+    elif store is None or until is not None:
         rule = "a store, and --until must go with --refit" if until is not None else "the folder of a store, or --refit"
         raise ConfigError(f"tsa train needs {rule} (got {'no store' if store is None else f'--until {until}'})")
     limit = None if minutes is None else TimeLimit(minutes=minutes, began=began)
-    check_run(out, [store, settings_file])
     settings = Overrides.read(set_, file=settings_file)
+    if executor is Executor.RAY:
+        check_run(out, [store, settings_file, refit], store=refit is not None)
+        remains(lambda: left_of_run(out))
+        training = TrainCommand(
+            store=place_of(store),
+            out=out,
+            settings=settings,
+            preset=preset,
+            refit=refit,
+            until=until,
+            minutes=minutes,
+            began=began,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        train_by_ray(training, workers, ray_address, quiet=quiet)
+        _report(out)
+        return
+    if refit is not None:
+        _refit(refit, store, out, until, resume=resume, overwrite=overwrite, quiet=quiet)
+        return
+    assert store is not None
+    check_run(out, [store, settings_file])
     remains(lambda: left_of_run(out))
     with distributed_session(settings, out, "train.log", resume=resume, overwrite=overwrite, quiet=quiet) as (
         processes,
@@ -133,11 +173,16 @@ def train(
             limit=limit,
         )
     if processes.is_main:
-        from tsa.training.run_folder import read_run_metadata
+        _report(out)
 
-        result({"out": str(out), "bundle": str(out / "bundle"), **read_run_metadata(out)})
-        print_outlook(out)
-        print_line(f"bundle: {out / 'bundle'}")
+
+def _report(out: Path) -> None:
+    """Print what a finished run has."""
+    from tsa.training.run_folder import read_run_metadata
+
+    result({"out": str(out), "bundle": str(out / "bundle"), **read_run_metadata(out)})
+    print_outlook(out)
+    print_line(f"bundle: {out / 'bundle'}")
 
 
 def _refuse_chosen(options: Mapping[str, object]) -> None:
