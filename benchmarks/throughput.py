@@ -54,12 +54,9 @@ def gather_rate(store: tsa.EventStore, rows: np.ndarray, length: int = 51) -> fl
 
 def training_rate(store: tsa.EventStore, network: TSANetwork, config: tsa.TrainingConfig) -> float:
     optimizer = make_optimizer(network, config)
-    drawn = (
-        Sampler(store, store.labelled("train"), config).epoch(1, lambda rows: score_events(network, store, rows)).rows
-    )
-    drawn = np.split(
-        drawn[: 20 * config.batch_size], range(config.batch_size, 20 * config.batch_size, config.batch_size)
-    )
+    sampler = Sampler(store, store.labelled("train"), config)
+    epoch = sampler.epoch(1, lambda rows: score_events(network, store, rows)).rows
+    drawn = np.split(epoch, len(epoch) // config.batch_size)[:20]  # an epoch has complete batches only
     network.train()
 
     def work() -> None:
