@@ -58,7 +58,7 @@ ELSEWHERE = {
     "data/aggregates/test_compute.py": ("columns are compared with plain loops", "data/aggregates/columns"),
     "data/test_workers.py": (
         "stores are made in parts and in one piece",
-        "data/key_codes data/store/history_parts",
+        "data/bucketed data/key_codes data/log/pieces data/store/history_parts",
     ),
     "data/encoding/test_fit_scalers.py": (
         "parts of rows are added up exactly",
@@ -78,7 +78,7 @@ ELSEWHERE = {
     "data/test_roles.py": ("roles compare the tokens", "data/raw_values"),
     "data/log/test_reader.py": (
         "a log is read in one piece: rules, duplicates, order and quarantine depend on each other",
-        "data/log/time_outliers data/log/derived_rules data/log/duplicates data/log/id_and_joined_columns data/log/quarantine "
+        "data/time_outliers data/log/derived_rules data/log/duplicates data/log/id_and_joined_columns data/log/quarantine "
         "data/log/rule data/log/rules data/log/sorting data/log/validation",
     ),
     "data/log/test_text_tables.py": (
@@ -250,7 +250,10 @@ ELSEWHERE = {
         "simulation/payments simulation/population simulation/writer",
     ),
     "test_times.py": ("every way to give a time agrees", "data/time_range"),
-    "scale/test_cluster.py": ("days are scored by the workers of a cluster", "scale/scoring scale/shared_store"),
+    "scale/test_cluster.py": (
+        "days are scored by the workers of a cluster",
+        "scale/preparing scale/scoring scale/shared_store",
+    ),
     "test_machine.py": ("the machine's limits are reached", "system_errors"),
     "training/refitting/test_cross_fitting.py": (
         "a recipe and the report are those of a refit",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tsa.config.market import Market
+from tsa.data.log import pieces
+from tsa.data.log.quarantine import Quarantine
 from tsa.data.store.prepare import prepare
 from tsa.data.workers import GROUP_ROWS, Workers
-from tsa.errors import TSAError
+from tsa.errors import ClusterError, TSAError
 
 START, HOUR = 1_525_651_200, 3600
 KINDS = ["payment", "login", "question"]
@@ -62,7 +65,7 @@ event = st.tuples(
     key,
     st.sampled_from(KINDS),
     st.one_of(st.none(), st.floats(-1e6, 1e6)),
-    st.floats(0, 1),
+    st.one_of(st.floats(0, 1), st.just(math.inf)),  # which no scaler takes
 )
 ALWAYS = [(at, at // 20 % 2, "a", "b", "payment", 1.0, 0.5) for at in range(0, 61, 4)]
 """Every range of the split has payments with both outcomes."""
@@ -80,8 +83,20 @@ def test_parts_have_each_row_once(n: int, workers: Workers, most: int) -> None:
     assert n == 0 or min(last - first for first, last in parts) > 0
 
 
-def _log(events: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
-    rows = [(f"p{at}", START + hour * HOUR, *rest) for at, (hour, *rest) in enumerate([*ALWAYS, *events])]
+def test_workers_must_see_the_folder(tmp_path: Path) -> None:
+    assert list(Workers(folder=tmp_path).call(pow, 2, [1, 2, 3])) == [2, 4, 8]
+    with pytest.raises(
+        ClusterError, match=r"each node of the cluster must see the folder of the store \(got no .*gone"
+    ):
+        list(Workers(folder=tmp_path / "gone").call(pow, 2, [1]))
+
+
+def _log(events: Sequence[tuple[Any, ...]], repeated: Sequence[tuple[int, bool]], prefix: str) -> pl.DataFrame:
+    """The log; some rows occur again, with their outcome or another one."""
+    rows = [[f"{prefix}{at}", START + hour * HOUR, *rest] for at, (hour, *rest) in enumerate([*ALWAYS, *events])]
+    for at, has_other_outcome in repeated:
+        row = list(rows[at % len(rows)])
+        rows.append([*row[:2], None if has_other_outcome else row[2], *row[3:]])
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
@@ -90,30 +105,47 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _made(market: Market, logs: list[Path], out: Path, workers: Workers) -> dict[str, bytes] | str:
-    """The files of the store, or the error."""
+    """The files of the store and the quarantine, or the error."""
+    quarantine = out.parent / "quarantine.parquet"
     try:
-        prepare(market, logs, out, workers=workers)
+        prepare(market, logs, out, workers=workers, quarantine=Quarantine(quarantine, 0.3))
     except TSAError as error:
         return str(error)
-    return _files(out)
+    return {**_files(out), "quarantine": quarantine.read_bytes()}
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.usefixtures("small_pieces")
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     table=st.sampled_from(MARKETS),
     events=st.lists(event, max_size=40),
+    repeated=st.lists(st.tuples(st.integers(0, 55), st.booleans()), max_size=3),
     cuts=st.lists(st.integers(0, 55), max_size=3),
     count=st.integers(2, 5),
+    kind=st.sampled_from(["parquet", "csv"]),
 )
 def test_the_store_does_not_depend_on_the_parts(
-    table: dict[str, Any], events: list[Any], cuts: list[int], count: int
+    table: dict[str, Any],
+    events: list[Any],
+    repeated: list[Any],
+    cuts: list[int],
+    count: int,
+    kind: str,
 ) -> None:
-    market, log = Market.from_dict(table), _log(events).sample(fraction=1, shuffle=True, seed=count)
+    log = _log(events, repeated, "p" if kind == "parquet" else "").sample(fraction=1, shuffle=True, seed=count)
     with tempfile.TemporaryDirectory() as name:
-        folder, logs = Path(name), []
+        folder, logs, market = Path(name), [], Market.from_dict(table)
         for number, (first, last) in enumerate(itertools.pairwise([0, *sorted(cuts), len(log)])):
-            logs.append(folder / f"{number}.parquet")
-            log[first:last].write_parquet(logs[-1])
+            if first < last:
+                logs.append(folder / f"{number}.{kind}")
+                getattr(log[first:last], f"write_{kind}")(logs[-1])
         expected = _made(market, logs, folder / "here", Workers())
         assert _made(market, logs, folder / "there", Workers(least=count, by_file=True)) == expected
         assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "SLICE_ROWS", 7)
+    monkeypatch.setattr(pieces, "SAMPLE", 3)
+    monkeypatch.setattr(pieces, "GROUP_ROWS", 3)

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from tsa.config.tables import Monitoring
-from tsa.data.log.time_outliers import valid_end, valid_span
+from tsa.data.time_outliers import valid_end, valid_span
 from tsa.evaluation.report.report import page
 from tsa.monitoring.alerts import find_alerts
 from tsa.monitoring.page import plain, view

@@ -16,12 +16,15 @@ pytest.importorskip("ray", reason="the extra `ray` is not installed")
 from support.days import DAY, START, Days, days_case, files_of
 from support.easy_log import FAST, TINY
 from tsa.backtest import BacktestSchedule, BacktestSettings, backtest
+from tsa.data.store import encoded_rows, history_parts
+from tsa.data.store.append import append
 from tsa.data.store.prepare import prepare
 from tsa.data.store.store import EventStore
 from tsa.errors import ClusterError, ConfigError, DataError
 from tsa.inference.score_days import score_by_day
 from tsa.scale import cluster, scoring
 from tsa.scale.cluster import in_cluster, ray_cluster
+from tsa.scale.preparing import ray_workers
 from tsa.scale.scoring import ray_days
 from tsa.training import TrainingConfig
 
@@ -123,6 +126,42 @@ def test_a_node_without_the_store_says_so(ray: Any, case: Days, tmp_path: Path) 
 
     with pytest.raises(ClusterError, match="each node of the cluster must see the store"):
         score_by_day(case.scorer, store, tmp_path / "out", settings=HOW, score=lambda store: renamed)
+
+
+def test_a_store_is_that_of_one_process_to_the_byte(
+    ray: Any, case: Days, tmp_path: Path, tsa: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market, logs = case.scorer.bundle.market, [tmp_path / name for name in ("a.parquet", "b.csv", "c.parquet")]
+    case.table[600:1290].write_parquet(logs[0])
+    case.table[:600].sample(fraction=1, shuffle=True, seed=0).write_csv(logs[1])
+    case.table[1290:].write_parquet(logs[2])
+    prepare(market, logs[:2], tmp_path / "here")
+    marker, real, kill = str(tmp_path / "killed"), encoded_rows._encode_part, int(signal.SIGKILL)
+
+    def killed_once(shared: Any, part: Any) -> Any:
+        if part[0] > 0 and not os.path.exists(marker):
+            open(marker, "w").close()
+            os.kill(os.getpid(), kill)
+        return real(shared, part)
+
+    monkeypatch.setattr(encoded_rows, "_encode_part", killed_once)
+    prepare(market, logs[:2], tmp_path / "there", workers=ray_workers(ray))
+    assert os.path.exists(marker)
+    assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
+    append(tmp_path / "here", logs[2])
+    outcome = tsa("prepare", "--append", tmp_path / "there", logs[2], "--executor", "ray")
+    assert outcome.code == 0, outcome.err
+    assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
+
+
+def test_a_store_that_fails_is_not_there(ray: Any, case: Days, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(shared: Any, part: int) -> Any:
+        raise DataError("events must have places")
+
+    monkeypatch.setattr(history_parts, "_place_part", failing)
+    with pytest.raises(DataError, match="events must have places"):
+        prepare(case.scorer.bundle.market, case.log, tmp_path / "store", workers=ray_workers(ray))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_backtest_is_that_of_one_process(ray: Any, case: Days, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 
 from tsa.config.market import Market
 from tsa.config.split import SPLITS
-from tsa.data.log.time_outliers import valid_span
 from tsa.data.store.resplit import Ranges
 from tsa.data.store.splits import is_scored
 from tsa.data.store.store import EventStore
+from tsa.data.time_outliers import valid_span
 from tsa.errors import ConfigError, DataError
 from tsa.times import DAY_SECONDS, iso
 

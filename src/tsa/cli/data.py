@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from tsa.cli.app import Quarantine, QuarantineLimit, Quiet, Sets, app, log_path_for, quarantine_of
+from tsa.cli.app import (
+    Executor,
+    Quarantine,
+    QuarantineLimit,
+    Quiet,
+    RayAddress,
+    Sets,
+    app,
+    cluster_of,
+    log_path_for,
+    need_ray,
+    quarantine_of,
+)
 from tsa.cli.console import command_session, console, print_line
 from tsa.cli.options import options_of
 from tsa.cli.terminal.results import result
 from tsa.config.overrides import Overrides
 from tsa.data.log.quarantine import QuarantineLike
+from tsa.data.workers import HERE, Workers
 from tsa.errors import ConfigError
 from tsa.files.object_folder import object_url
 from tsa.files.outputs import check_outputs
@@ -117,6 +133,11 @@ def prepare(
     ] = False,
     quarantine: Quarantine = None,
     quarantine_limit: QuarantineLimit = None,
+    executor: Annotated[
+        Executor,
+        typer.Option(help="Who works on parts of the log: local, this process; ray, the workers of a Ray cluster."),
+    ] = Executor.LOCAL,
+    ray_address: RayAddress = None,
     set_: Sets = None,
     quiet: Quiet = False,
 ) -> None:
@@ -126,10 +147,11 @@ def prepare(
     payments that the store has. The encoder stays, unless --refit-encoder is given.
     """
     quarantined = quarantine_of(quarantine, quarantine_limit)
-    logs = logs or []
+    need_ray(executor, ray_address)
+    workers, logs = partial(_workers, executor, ray_address), logs or []
     if append is not None:
         changes = {"outcomes": outcomes or (), "refit_encoder": refit_encoder, "quarantine": quarantined}
-        _append(append, logs, market, out, set_, quiet=quiet, **changes)
+        _append(append, logs, market, out, set_, workers, quiet=quiet, **changes)
         return
     if market is None or out is None or not logs or outcomes or refit_encoder:
         options = {
@@ -147,8 +169,8 @@ def prepare(
     files = {"--quarantine": quarantine, "its log file": log_path_for(out)}
     check_outputs([*logs, market], files=files, replaced={"--out": None if object_url(out) else out})
     settings = Overrides.read(set_, market, learns=False)
-    with command_session(quiet, log_path_for(out)) as bars:
-        store = prepare_store(settings, logs, out, quarantined, bars)
+    with command_session(quiet, log_path_for(out)) as bars, workers() as used:
+        store = prepare_store(settings, logs, out, quarantined, bars, used)
     result({"out": object_url(out) or str(out), **store.data_report})
     print_store(store)
 
@@ -159,6 +181,7 @@ def _append(
     market: Path | None,
     out: Path | None,
     set_: list[str] | None,
+    workers: Callable[[], AbstractContextManager[Workers]],
     *,
     quiet: bool,
     **changes: Any,
@@ -168,8 +191,8 @@ def _append(
     target = object_url(out or store) or out or store
     check_outputs([*logs, market, *changes["outcomes"]], files={"its log file": log_path_for(out or store)})
     settings = Overrides.read(set_, market, learns=False)
-    with command_session(quiet, log_path_for(out or store)) as bars, bars("appending", 1):
-        added = append_to(store, logs, market=settings.market, out=out, progress=bars, **changes)
+    with command_session(quiet, log_path_for(out or store)) as bars, bars("appending", 1), workers() as used:
+        added = append_to(store, logs, market=settings.market, out=out, progress=bars, workers=used, **changes)
     if not added.is_changed:
         print_line(f"{target}: nothing is new; the store has all of it")
     else:
@@ -179,13 +202,32 @@ def _append(
         print_store(added.store)
 
 
-def prepare_store(settings: Overrides, logs: list[str], out: Path, quarantine: QuarantineLike, bars: Progress) -> Any:
+@contextmanager
+def _workers(executor: Executor, address: str | None) -> Iterator[Workers]:
+    """Yield who works on parts of a log."""
+    with cluster_of(executor, address) as ray:
+        if ray is None:
+            yield HERE
+            return
+        from tsa.scale.preparing import ray_workers
+
+        yield ray_workers(ray)
+
+
+def prepare_store(
+    settings: Overrides,
+    logs: list[str],
+    out: Path,
+    quarantine: QuarantineLike,
+    bars: Progress,
+    workers: Workers = HERE,
+) -> Any:
     """Prepare the store of a log, with progress bars."""
     from tsa.data.store.prepare import prepare
 
     assert settings.market is not None
     with bars("preparing", 1):
-        return prepare(settings.market, logs, out, quarantine=quarantine, progress=bars)
+        return prepare(settings.market, logs, out, quarantine=quarantine, progress=bars, workers=workers)
 
 
 def print_store(store: Any) -> None:

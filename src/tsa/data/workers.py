@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar
+
+from tsa.errors import ClusterError
 
 Part = tuple[int, int]
 """Rows from the first number to before the second."""
@@ -30,14 +33,24 @@ def one_by_one(work: Callable[[Shared, Item], Result], shared: Shared, items: Se
 class Workers:
     """Who works on parts of the rows."""
 
-    call: Callable[..., Iterator[Any]] = one_by_one
-    """call(work, shared, items): the results of `work(shared, item)`, in the order of the items."""
+    run: Callable[..., Iterator[Any]] = one_by_one
+    """run(work, shared, items): the results of `work(shared, item)`, in the order of the items."""
     least: int = 1
     """How many parts work is divided into at least, if there are as many rows."""
     by_file: bool = False
     """Whether each file of a log is a part of its own. Otherwise all files are read together."""
-    folder: str | None = None
-    """The folder that the workers share with this process, for messages; None for workers in this process."""
+    folder: Path | None = None
+    """Where results that others need are written: the workers must see it."""
+
+    def call(self, work: Callable[[Shared, Item], Result], shared: Shared, items: Sequence[Item]) -> Iterator[Result]:
+        """The results of `work(shared, item)` for each item, in their order. `work` is a function of a module.
+
+        Raises:
+            ClusterError: If a worker does not see the folder.
+        """
+        if self.folder is None:
+            return self.run(work, shared, items)
+        return self.run(_in_folder, (self.folder, work, shared), items)
 
     def parts(self, n: int, most: int) -> list[Part]:
         """The parts of n rows, of `most` rows at most."""
@@ -46,6 +59,14 @@ class Workers:
         if n >= count * GROUP_ROWS and most >= GROUP_ROWS:
             edges = sorted({*(edge // GROUP_ROWS * GROUP_ROWS for edge in edges), n})
         return list(pairwise(edges))
+
+
+def _in_folder(given: tuple[Path, Callable[[Any, Any], Any], Any], item: Any) -> Any:
+    folder, work, shared = given
+    if not folder.is_dir():
+        rule = f"each node of the cluster must see the folder of the store (got no {folder})"
+        raise ClusterError(f"{rule}: write to a folder that all nodes share")
+    return work(shared, item)
 
 
 HERE = Workers()

@@ -148,6 +148,12 @@ def read_json(path: Path, refuse: type[TSAError]) -> dict[str, Any]:
     return value
 
 
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an .npy file atomically."""
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's content."""
     with path.open("rb") as file:

@@ -16,9 +16,9 @@ from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
 from tsa.config.tables import Monitoring
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
-from tsa.data.log.time_outliers import valid_end
 from tsa.data.store.prepare import Logs, log_names, prepare
 from tsa.data.store.store import EventStore
+from tsa.data.time_outliers import valid_end
 from tsa.data.time_range import epoch_seconds
 from tsa.errors import ConfigError
 from tsa.evaluation.report.json_values import to_plain

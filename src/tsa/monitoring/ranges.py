@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tsa.data.log.time_outliers import valid_end
 from tsa.data.store.store import EventStore
+from tsa.data.time_outliers import valid_end
 from tsa.data.time_range import window_seconds
 from tsa.errors import ConfigError, StoreError, TSAError
 from tsa.evaluation.trained_run import TrainedRun

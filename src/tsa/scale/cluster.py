@@ -53,7 +53,7 @@ def ray_cluster(address: str | None = None, *, cpus: int | None = None) -> Itera
 
 
 def in_cluster(
-    ray: Any, work: Callable[..., Any], shared: object, items: Sequence[object]
+    ray: Any, work: Callable[..., Any], shared: object, items: Sequence[object], *, ordered: bool = False
 ) -> Iterator[tuple[int, Any]]:
     """Call `work(shared, item)` for each item by the workers of a cluster; yield the number of each with its result, as they end.
 
@@ -66,6 +66,7 @@ def in_cluster(
         work: A function of a module that the workers have too.
         shared: Sent to each node once.
         items: One for each call.
+        ordered: Yield the results in the order of the items.
 
     Raises:
         TSAError: What `work` raises; no more calls are made.
@@ -79,9 +80,9 @@ def in_cluster(
         for _ in range(max(1, int(ray.cluster_resources().get("CPU", 1))) * PER_CPU):
             _call_next(call, sent, left, pending)
         while pending:
-            done, _ = ray.wait(list(pending), num_returns=1)
-            at = pending.pop(done[0])
-            result = ray.get(done[0])
+            done = next(iter(pending)) if ordered else ray.wait(list(pending), num_returns=1)[0][0]
+            at = pending.pop(done)
+            result = ray.get(done)
             _call_next(call, sent, left, pending)
             yield at, result
             del result, done

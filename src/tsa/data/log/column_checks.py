@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.config.market import Market
-from tsa.data.log.time_outliers import valid_span
+from tsa.data.time_outliers import valid_span
 
 KEY_SHARE, KEY_TIMES, KEY_ROWS = 0.1, 5, 50
 """A key is large if it has more than this share of rows, this multiple of the mean key's share, and this many rows."""

@@ -31,7 +31,7 @@ class Repeated:
 
 def none_repeated(row: str) -> Repeated:
     """The result for a log without repeated ids."""
-    nothing = pl.Series(row, [], dtype=pl.get_index_type())
+    nothing = pl.Series(row, [], dtype=pl.Int64)
     return Repeated(broken=nothing, replaced=nothing)
 
 

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import logging
-import os
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
 from tsa.data.derived import IS_TEXT, inputs_of
 from tsa.data.encoding.scaler import Domain
 from tsa.data.log.columns import is_text_type
-from tsa.data.log.duplicates import Repeated, judge, none_repeated
+from tsa.data.log.duplicates import Repeated, none_repeated
 from tsa.data.log.id_and_joined_columns import MadeColumns
+from tsa.data.log.pieces import StagedRows, UsableRows, are_integers, repeated_rows, stage_files, stage_table
 from tsa.data.log.pseudonyms import PseudonymizedSource, Pseudonymizer
 from tsa.data.log.quarantine import Quarantine, QuarantineLike, quarantine_text, write_quarantine
-from tsa.data.log.read_errors import fault_of, why_unreadable
 from tsa.data.log.rules import LogSchema, number_columns, read_columns, shape_of
-from tsa.data.log.sorting import ROW_GROUP, ParquetChunkWriter, Parts, TableParts, write_sorted
+from tsa.data.log.sorting import ParquetChunkWriter, Parts, TableParts, write_sorted
 from tsa.data.log.sources import Source, guesses_of, open_sources, say_guesses, table_source
 from tsa.data.log.validation import (
     BAD,
@@ -37,11 +37,10 @@ from tsa.data.log.validation import (
     Broken,
     LogScan,
     count_broken,
-    duplicate_rows,
     validation_error,
 )
+from tsa.data.workers import HERE, Workers
 from tsa.errors import DataError
-from tsa.text import brief
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +69,7 @@ def read_log(
     need_label: bool = True,
     domains: Mapping[str, Domain] | None = None,
     may_be_integers: frozenset[str] | None = None,
+    workers: Workers = HERE,
 ) -> CleanLog:
     """Read, check and sort a log. The output files appear atomically.
 
@@ -97,6 +97,7 @@ def read_log(
         need_label=need_label,
         domains=domains,
         may_be_integers=may_be_integers,
+        workers=workers,
     )
 
 
@@ -115,12 +116,8 @@ def read_table(
     """
     market, sources = pseudonymized(market, [table_source(table, read_columns(market), MadeColumns.of(market))])
     log = _opened(market, sources, need_label, domains)
-    try:
-        staged = log.staged().collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
-        raise _unreadable(log, error) from None
     parts = TableParts()
-    report = _write_clean(log, staged.lazy(), parts, Quarantine.of(quarantine))
+    report = _write_clean(log, stage_table(log), parts, Quarantine.of(quarantine))
     logger.info("read %d rows, used %d", report["rows_read"], report["rows_kept"])
     return parts.table(), report
 
@@ -142,18 +139,17 @@ def clean_log(
     need_label: bool = True,
     domains: Mapping[str, Domain] | None = None,
     may_be_integers: frozenset[str] | None = None,
+    workers: Workers = HERE,
 ) -> CleanLog:
     """Check and sort rows from sources that are already open, as `read_log` does."""
     out = Path(out)
     log = _opened(market, sources, need_label, domains, may_be_integers)
     out.parent.mkdir(parents=True, exist_ok=True)
-    staged_path = out.with_name(f".{out.name}.{os.getpid()}.staged")
-    try:
-        _stage(log, staged_path)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".staged", dir=out.parent) as name:
+        folder = Path(name)
+        staged = stage_files(log, folder, workers)
         with ParquetChunkWriter(out) as parts:
-            report = _write_clean(log, pl.scan_parquet(staged_path), parts, Quarantine.of(quarantine))
-    finally:
-        staged_path.unlink(missing_ok=True)
+            report = _write_clean(log, staged, parts, Quarantine.of(quarantine), folder, workers)
     logger.info("read %d rows, used %d", report["rows_read"], report["rows_kept"])
     return CleanLog(path=out, report=report)
 
@@ -189,84 +185,65 @@ def _shape(
     )
 
 
-def _unreadable(log: LogScan, error: Exception) -> DataError:
-    """The error for an unreadable file, naming the file. Polars' own text quotes the values where it stops."""
-    columns, is_pseudonymized = read_columns(log.shape.market), any(source.is_pseudonymized for source in log.sources)
-    for source in log.sources:
-        for path in source.paths:
-            fault = fault_of(replace(source, paths=(path,)).scan(columns))
-            if fault is not None:
-                shown = source.shown_paths[0] if source.shown_paths else path
-                return why_unreadable(shown, source.kind, fault, is_pseudonymized=is_pseudonymized)
-    return DataError(f"log: cannot be read: {type(error).__name__ if is_pseudonymized else brief(error)}")
-
-
-def _stage(log: LogScan, staged_path: Path) -> None:
-    """All rows, typed and flagged, in file order. The files are parsed once, whatever their format."""
-    try:
-        log.staged().sink_parquet(staged_path, compression="lz4", row_group_size=ROW_GROUP)
-    except pl.exceptions.PolarsError as error:
-        raise _unreadable(log, error) from None
-
-
-def _write_clean(log: LogScan, staged: pl.LazyFrame, parts: Parts, quarantine: Quarantine | None) -> dict[str, Any]:
-    id_name = log.shape.market.event.id
-    rows = staged.select(id_name, USE).collect(engine="streaming")
-    ids, use = rows[id_name], rows[USE]
-    if rows.is_empty():
+def _write_clean(
+    log: LogScan,
+    staged: StagedRows,
+    parts: Parts,
+    quarantine: Quarantine | None,
+    folder: Path | None = None,
+    workers: Workers = HERE,
+) -> dict[str, Any]:
+    read, reading = len(staged), log.shape.market.reading
+    if not read:
         raise DataError("log: must hold at least one row, but it is empty")
-    repeated = _repeated(log, staged, ids, use)
-    use = use.scatter(repeated.broken, BAD).scatter(repeated.replaced, REPLACED)
-    unscored = _unscored(ids, use, quarantine)
-    use = use.scatter(unscored, BAD)
-    rows_by_use = {kind: int((use == kind).sum()) for kind in (KEEP, EXCLUDED, BAD, REPLACED)}
-    if rows_by_use[REPLACED]:
-        logger.warning("%s: %d rows are replaced by later ones of the same payment", id_name, rows_by_use[REPLACED])
-    broken = _write_bad_rows(log, repeated, rows.height, rows_by_use[BAD], quarantine)
-    if not rows_by_use[KEEP]:
+    repeated, also_broken = repeated_rows(staged, folder, workers, last=reading.duplicates == "last")
+    usable = UsableRows(staged=staged, dropped=repeated.rows)
+    unscored = _unscored(usable, quarantine, workers)
+    rows = staged.by_use()
+    rows[REPLACED] = len(repeated.replaced)
+    rows[BAD] += also_broken + len(unscored)
+    rows[KEEP] -= also_broken + len(unscored) + rows[REPLACED]
+    if rows[REPLACED]:
+        logger.warning("%s: %d rows are replaced by later ones of the same payment", staged.id_name, rows[REPLACED])
+    broken = _write_bad_rows(log, repeated, read, rows[BAD], quarantine)
+    if not rows[KEEP]:
         raise DataError(
-            f"log: must hold at least one row to use (got {rows.height:,} rows, of which {rows_by_use[BAD]:,} break a rule "
-            f"and {rows_by_use[EXCLUDED]:,} are excluded{'; '.join(['', *broken.lines(has_label=False)][:2])})"
+            f"log: must hold at least one row to use (got {read:,} rows, of which {rows[BAD]:,} break a rule "
+            f"and {rows[EXCLUDED]:,} are excluded{'; '.join(['', *broken.lines(has_label=False)][:2])})"
         )
-    usable = _usable_rows(staged, repeated.rows.append(unscored) if len(unscored) else repeated.rows)
-    if _are_integers(log, ids.filter(use == KEEP)):
-        usable = usable.with_columns(pl.col(id_name).cast(pl.Int64))
+    usable = UsableRows(staged=staged, dropped=repeated.rows.append(unscored))
+    integer_ids = _may_be_integers(log, staged) and are_integers(usable, workers)
     report = {
         "files": [path for source in log.sources for path in source.shown_paths or source.paths],
         **({"guessed": guesses} if (guesses := guesses_of(log.sources)) else {}),
-        "rows_read": rows.height,
-        "rows_kept": rows_by_use[KEEP],
-        "rows_excluded": rows_by_use[EXCLUDED],
-        "rows_replaced": rows_by_use[REPLACED],
-        "rows_quarantined": rows_by_use[BAD],
+        "rows_read": read,
+        "rows_kept": rows[KEEP],
+        "rows_excluded": rows[EXCLUDED],
+        "rows_replaced": rows[REPLACED],
+        "rows_quarantined": rows[BAD],
         "by_rule": dict(sorted(broken.rows.items())),
         "frauds_quarantined": broken.frauds,
         "frauds_by_rule": dict(sorted(broken.frauds_by_rule.items())),
-        **write_sorted(usable, parts, id_name),
+        **write_sorted(usable, rows[KEEP], parts, workers, integer_ids=integer_ids),
     }
     assert report["rows_kept"] == sum(report["labels"].values())
-    assert report["rows_read"] == sum(rows_by_use.values())
+    assert report["rows_read"] == sum(rows.values())
     return report
 
 
-def _unscored(ids: pl.Series, use: pl.Series, quarantine: Quarantine | None) -> pl.Series:
+def _unscored(usable: UsableRows, quarantine: Quarantine | None, workers: Workers) -> pl.Series:
     """Row numbers of valid payments that the network gives no finite score."""
     if quarantine is None or not quarantine.unscored:
         return none_repeated(ROW).rows
-    unscored = ids.cast(pl.String).is_in(list(quarantine.unscored)).fill_null(False)
-    return (unscored & (use == KEEP)).arg_true()
+    return pl.concat(workers.call(_rows_of_texts, (usable, quarantine.unscored), range(len(usable.staged.pieces))))
 
 
-def _repeated(log: LogScan, staged: pl.LazyFrame, ids: pl.Series, use: pl.Series) -> Repeated:
-    """What to do with rows whose ids occur more than once. Most logs have none."""
-    repeated = duplicate_rows(ids, use)
-    if repeated.is_empty():
-        return none_repeated(ROW)
-    market = log.shape.market
-    has_repeated_id = pl.col(market.event.id).is_in(ids.gather(repeated).unique().implode()) & (pl.col(USE) != EXCLUDED)
-    rows = staged.with_row_index(ROW).filter(has_repeated_id).collect(engine="streaming")
-    rows = rows.with_columns(pl.col(USE) == BAD)
-    return judge(rows, market.event.id, ROW, USE, last=market.reading.duplicates == "last")
+def _rows_of_texts(shared: tuple[UsableRows, frozenset[str]], piece: int) -> pl.Series:
+    """Row numbers of the usable rows of a piece that have one of these ids, as texts."""
+    usable, ids = shared
+    is_one = pl.col(usable.staged.id_name).cast(pl.String).is_in(list(ids)).fill_null(False)
+    rows = usable.staged.numbered(piece).filter(is_one, pl.col(USE) == KEEP).select(ROW).collect()[ROW]
+    return rows.filter(~rows.is_in(usable.dropped.implode()))
 
 
 def _write_bad_rows(log: LogScan, repeated: Repeated, read: int, bad: int, quarantine: Quarantine | None) -> Broken:
@@ -288,24 +265,9 @@ def _write_bad_rows(log: LogScan, repeated: Repeated, read: int, bad: int, quara
     return broken
 
 
-def _usable_rows(staged: pl.LazyFrame, dropped: pl.Series) -> pl.LazyFrame:
-    usable = pl.col(USE) == KEEP
-    if dropped.is_empty():
-        return staged.filter(usable).drop(USE)
-    return staged.with_row_index(ROW).filter(usable, ~pl.col(ROW).is_in(dropped.implode())).drop(USE, ROW)
-
-
-def _are_integers(log: LogScan, ids: pl.Series) -> bool:
-    """True for ids that were scanned as text, as CSV and JSON are, and each spell an integer; "007" does not."""
-    id_name, may_be = log.shape.market.event.id, log.shape.may_be_integers
-    if may_be is not None and id_name not in may_be:
+def _may_be_integers(log: LogScan, staged: StagedRows) -> bool:
+    """Whether ids were scanned as text, as those of CSV and JSON are, and may spell integers."""
+    id_name, may_be = staged.id_name, log.shape.may_be_integers
+    if staged.schema[id_name] != pl.String or (may_be is not None and id_name not in may_be):
         return False
-    if ids.dtype != pl.String or any(
-        is_text_type(source.schema[id_name]) and not source.is_text for source in log.sources
-    ):
-        return False
-    for start in range(0, len(ids), ROW_GROUP):  # the first part usually decides
-        part = ids.slice(start, ROW_GROUP)
-        if not (part.cast(pl.Int64, strict=False).cast(pl.String) == part).fill_null(False).all():
-            return False
-    return True
+    return all(source.is_text or not is_text_type(source.schema[id_name]) for source in log.sources)

@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,11 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tsa.data.clean_columns import LABEL, TIME
+from tsa.data.log.pieces import UsableRows, time_ranges
+from tsa.data.log.validation import USE
+from tsa.data.workers import GROUP_ROWS, Workers
 from tsa.files.writing import atomic_file
 from tsa.times import iso
 
 STRETCH_BYTES = 512 * 2**20
-ROW_GROUP = 2**18
+ROW_GROUP = GROUP_ROWS
 
 
 def time_chunks(times: np.ndarray, row_bytes: int) -> list[tuple[float, float]]:
@@ -130,20 +134,52 @@ def _tie(id_name: str, dtype: pl.DataType) -> pl.Expr:
     return pl.concat_str(key.str.len_bytes().cast(pl.String).str.zfill(9), key) if dtype == pl.String else key
 
 
-def write_sorted(rows: pl.LazyFrame, parts: Parts, id_name: str) -> dict[str, Any]:
-    """Write the clean table in parts, and return what the report says about it."""
-    times = rows.select(TIME).collect(engine="streaming")[TIME].to_numpy()
-    schema = rows.collect_schema()
-    ranges = time_chunks(times, row_bytes(schema))
+@dataclass(frozen=True)
+class _Sorting:
+    """What sorting all ranges has in common."""
+
+    usable: UsableRows
+    integer_ids: bool
+
+
+def write_sorted(
+    usable: UsableRows, count: int, parts: Parts, workers: Workers, *, integer_ids: bool
+) -> dict[str, Any]:
+    """Write the clean table in parts, and return what the report says about it.
+
+    Args:
+        usable: The rows.
+        count: Their number.
+        parts: Where they are written.
+        workers: Sort the ranges.
+        integer_ids: Whether ids are texts that become integers.
+    """
+    size = count * row_bytes(usable.staged.schema)
+    ranges = time_ranges(usable, max(-(-size // STRETCH_BYTES), workers.least), workers)
     nulls: Counter[str] = Counter()
     labels: Counter[int] = Counter()
-    for part in sorted_parts(rows, ranges, TIME, _tie(id_name, schema[id_name])):
+    times: list[float] = []
+    for part in workers.call(_sorted_range, _Sorting(usable, integer_ids), ranges):
         parts.write(part)
         nulls.update(part.select(pl.exclude("^__.*$")).null_count().row(0, named=True))
         labels.update(dict(part[LABEL].value_counts().iter_rows()))
+        times += [] if part.is_empty() else [part[TIME][0], part[TIME][-1]]
     return {
         "labels": {"fraud": labels[1], "genuine": labels[0], "unknown": labels[-1]},
-        "first_time": iso(times.min()),
-        "last_time": iso(times.max()),
-        "null_rates": {name: count / times.size for name, count in nulls.items()},
+        "first_time": iso(times[0]),
+        "last_time": iso(times[-1]),
+        "null_rates": {name: nulls / count for name, nulls in nulls.items()},
     }
+
+
+def _sorted_range(sorting: _Sorting, time_range: tuple[float, float]) -> pl.DataFrame:
+    """The rows of a range of time, of all pieces, ordered by (time, id)."""
+    usable, (start, end) = sorting.usable, time_range
+    rows = pl.concat([usable.scan(piece) for piece in range(len(usable.staged.pieces))]).drop(USE)
+    if not (start == -np.inf and end == np.inf):
+        rows = rows.filter(pl.col(TIME) >= start, pl.col(TIME) < end)
+    id_name = usable.staged.id_name
+    if sorting.integer_ids:
+        rows = rows.with_columns(pl.col(id_name).cast(pl.Int64))
+    part = rows.collect(engine="streaming")
+    return in_order(part, TIME, _tie(id_name, part.schema[id_name]))

@@ -6,6 +6,7 @@ Text formats (CSV, TSV, JSON lines) are scanned as text: a type guessed from the
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -124,6 +125,15 @@ class Source:
         if file is not None and self.shown_paths:
             frame = frame.with_columns(pl.lit(self.shown_paths[0]).alias(file))
         return frame.select(*present, *self.marks, *([] if file is None else [file]))
+
+    def by_file(self) -> list[Source]:
+        """Each of the files alone, by its absolute path."""
+        return [
+            replace(
+                self, paths=(path if "://" in path else os.path.abspath(path),), shown_paths=self.shown_paths or (path,)
+            )
+            for path in self.paths
+        ]
 
     def _with_made(self, frame: pl.LazyFrame, present: Sequence[str]) -> pl.LazyFrame:
         names = [name for name in present if name in self.made_schema]

@@ -50,6 +50,10 @@ class LogScan:
         frame = frame.with_columns(expression.alias(f"__value:{name}") for name, expression in derived.items())
         return frame, value | {name: pl.col(f"__value:{name}") for name in derived}
 
+    def by_file(self) -> list[Source]:
+        """The sources, each file alone."""
+        return [one for source in self.sources for one in source.by_file()]
+
     def staged(self) -> pl.LazyFrame:
         """All rows in file order: the clean columns, and in `__use` whether the row is used, excluded or bad."""
         frames = []
@@ -112,7 +116,7 @@ class LogScan:
         known = [duplicate_rule(self.shape.market.event.id, repeated)]
         if unscored:
             known.append(unscored_rule(self.shape.market.event.id, unscored))
-        joined = pl.concat(frames, how="diagonal_relaxed").with_row_index(ROW)
+        joined = pl.concat(frames, how="diagonal_relaxed").with_row_index(ROW).with_columns(pl.col(ROW).cast(pl.Int64))
         flags_of_others = [pl.col(flag(name)).fill_null(False) for name in rules_by_name]
         flags = [*(rule.broken.alias(flag(rule.name)) for rule in known), *flags_of_others]
         rules_by_name |= {rule.name: rule for rule in known}
@@ -162,23 +166,6 @@ def duplicate_rule(column: str, repeated: Repeated) -> Rule:
     """The rule for repeated ids, which are known from the first pass."""
     broken = pl.col(ROW).is_in(repeated.broken.implode())
     return Rule(name=f"duplicate_id:{column}", column=column, text=repeated.text, broken=broken)
-
-
-def duplicate_rows(ids: pl.Series, use: pl.Series) -> pl.Series:
-    """Positions of the rows whose id occurred before, not counting excluded rows and null ids.
-
-    Almost every log has none, so check cheaply first: sorted ids (texts: their hashes) have no equal neighbours.
-    """
-    live = ids.filter(use != EXCLUDED).drop_nulls()
-    ordered = (live.hash() if live.dtype == pl.String else live).sort()
-    if not (ordered == ordered.shift()).any():
-        return pl.Series(ROW, [], dtype=pl.get_index_type())
-    rows = (
-        pl.DataFrame({"id": ids, USE: use})
-        .with_row_index(ROW)
-        .filter(pl.col(USE) != EXCLUDED, pl.col("id").is_not_null())
-    )
-    return rows.filter(~pl.col("id").is_first_distinct())[ROW]
 
 
 @dataclass(frozen=True, kw_only=True)

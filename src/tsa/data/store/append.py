@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tsa.config.market import Market
@@ -23,6 +23,7 @@ from tsa.data.store.manifest import ROWS
 from tsa.data.store.object_store import manifest_sha256, new_store
 from tsa.data.store.prepare import Logs, log_names
 from tsa.data.store.store import EventStore
+from tsa.data.workers import HERE, Workers
 from tsa.errors import ConfigError, StoreError
 from tsa.files.object_folder import object_url
 from tsa.files.outputs import check_outputs
@@ -66,6 +67,7 @@ def append(
     quarantine: QuarantineLike = None,
     refit_encoder: bool = False,
     progress: Progress = silent,
+    workers: Workers = HERE,
 ) -> Appended:
     """Add payments and outcomes to a store. The new store replaces it when it is complete.
 
@@ -81,6 +83,7 @@ def append(
         quarantine: A file for rows of the logs that break a rule. Without it such rows are an error.
         refit_encoder: Fit the encoder on the training rows of the new store, as `prepare` does. Otherwise it stays.
         progress: Reports long work.
+        workers: Work on parts of the rows.
 
     Raises:
         DataError: For rows that cannot be used, earlier payments, or payments that differ from those of the store.
@@ -100,7 +103,8 @@ def append(
     before, old = manifest_sha256(store), EventStore.open(store)
     market = _market_for(old, market)
     with tempfile.TemporaryDirectory(prefix=".append-", suffix=".new", dir=_parent(target, old)) as name:
-        new = _read(old, market, names, outcome_files, Path(name), quarantine, refit_encoder=refit_encoder)
+        workers = replace(workers, folder=Path(name))
+        new = _read(old, market, names, outcome_files, quarantine, workers, refit_encoder=refit_encoder)
         if not (new.payments or len(new.outcomes) or market.fingerprint != old.market.fingerprint or target != source):
             logger.info("%s has all of it already", source)
             return _result(old, new)
@@ -108,12 +112,13 @@ def append(
             new.write(made / ROWS)
             write_store(
                 market,
-                made,
+                made.absolute(),
                 new.report(),
                 encoder=None if refit_encoder else old.encoder,
                 with_splits=bool(old.manifest["splits"]),
                 encoded=None if refit_encoder else _encoded(old),
                 progress=progress,
+                workers=workers,
             )
             if manifest_sha256(store) != before:
                 raise StoreError(f"{source} was changed by another program meanwhile: append again")
@@ -168,24 +173,26 @@ def _read(
     market: Market,
     logs: Sequence[str],
     outcomes: Sequence[str],
-    folder: Path,
     quarantine: QuarantineLike,
+    workers: Workers,
     *,
     refit_encoder: bool,
 ) -> NewRows:
     types = old.clean.collect_schema()
     clean = None
     if logs:
+        assert workers.folder is not None
         checked = Quarantine.of(quarantine)
         if checked is not None:
             need_suffix("quarantine", checked.path, ".parquet")
         clean = read_log(
             market,
             logs,
-            folder / ROWS,
+            workers.folder / ROWS,
             quarantine=checked,
             domains=None if refit_encoder else old.encoder.domains,
             may_be_integers=frozenset(name for name, dtype in types.items() if dtype.is_integer()),
+            workers=workers,
         )
         refuse_other_types(types, clean.path)
     return match_rows(old, market, clean, outcomes)

@@ -57,7 +57,12 @@ def build_store(
 ) -> None:
     """Write all files of a store into the empty `folder`, the manifest last. Raises DataError."""
     need_label = encoder is None or with_splits
-    with _read(market, logs, folder, quarantine=quarantine, encoder=encoder, need_label=need_label) as (clean, carried):
+    with _read(
+        market, logs, folder, quarantine=quarantine, encoder=encoder, need_label=need_label, workers=workers
+    ) as (
+        clean,
+        carried,
+    ):
         write_store(
             market,
             folder,
@@ -152,13 +157,16 @@ def _read(
     quarantine: QuarantineLike,
     encoder: Encoder | None,
     need_label: bool,
+    workers: Workers,
 ) -> Iterator[tuple[CleanLog, EmbeddedHistoryStore | None]]:
     """The clean rows; and, if rows carry their own history, their earlier payments."""
     checked = _quarantine(quarantine)
     if market.wire is None:
         domains = None if encoder is None else encoder.domains
         yield (
-            read_log(market, logs, folder / ROWS, quarantine=checked, need_label=need_label, domains=domains),
+            read_log(
+                market, logs, folder / ROWS, quarantine=checked, need_label=need_label, domains=domains, workers=workers
+            ),
             None,
         )
         return

@@ -18,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.config.market import HistoryConfig
+from tsa.data.bucketed import read_bucket, slices_of, write_bucketed
 from tsa.data.history import index_histories
 from tsa.data.key_codes import key_code_table
 from tsa.data.key_roles import find_roles, own_places
@@ -25,11 +26,12 @@ from tsa.data.raw_values import frame_tokens
 from tsa.data.store.arrays import Entries, FolderArrays
 from tsa.data.store.manifest import INDEX_ARRAYS, ROLE_ARRAY, index_file
 from tsa.data.workers import Part, Workers
+from tsa.files.writing import save_array
 
 INDEX_ROWS = 2**22
 """Most rows of a part, and most places of `order` that are written together."""
 
-KEY, CODE, FIRST, COUNT, BUCKET, BEFORE = "__key", "__code", "__first", "__count", "__bucket", "__before"
+KEY, CODE, FIRST, COUNT, BEFORE = "__key", "__code", "__first", "__count", "__before"
 Int64 = NDArray[np.int64]
 
 PLACE_ARRAYS = {name: INDEX_ARRAYS[name] for name in ("position", "start")}
@@ -90,10 +92,11 @@ def index_parts(task: HistoryParts, workers: Workers, arrays: FolderArrays, *, s
     shared, size = _places(task, workers)
     folders = {"start": starts}
     entries: Entries = {}
-    for work, given, items, length in (
+    passes: list[tuple[Any, Any, Any, int]] = [
         (_place_part, shared, range(len(task.parts)), task.n),
         (_order_part, task, workers.parts(size, INDEX_ROWS), size),
-    ):
+    ]
+    for work, given, items, length in passes:
         names = PLACE_ARRAYS if work is _place_part else _order_arrays(task.history)
         with ExitStack() as stack:
             writers = {
@@ -118,14 +121,13 @@ def _places(task: HistoryParts, workers: Workers) -> tuple[Placed, int]:
     """Where the events of each part go, and how many places there are."""
     numbers = range(len(task.parts))
     counted = list(workers.call(_count_keys, task, numbers))
-    bounds = [np.concatenate([[0], np.cumsum(counts)]) for counts, _ in counted]
-    buckets = [(bucket, [tuple(bound[bucket : bucket + 2].tolist()) for bound in bounds]) for bucket in numbers]
+    buckets = [(bucket, slices_of([counts for counts, _ in counted], bucket)) for bucket in numbers]
     joined = list(workers.call(_join_keys, task, buckets))
     firsts, totals = (np.concatenate([one[at] for one in joined]) for at in (0, 1))
     order = np.argsort(firsts)
     total = totals[order]
-    np.save(task.folder / "firsts.npy", firsts[order])
-    np.save(task.folder / "starts.npy", np.cumsum(total) - total)
+    save_array(task.folder / "firsts.npy", firsts[order])
+    save_array(task.folder / "starts.npy", np.cumsum(total) - total)
     nulls, known = np.array([count for _, count in counted]), int(total.sum())
     offsets = np.array([np.concatenate([[0], np.cumsum(lines)]) for _, _, lines in joined])
     return Placed(task, offsets, known + np.cumsum(nulls) - nulls), known + int(nulls.sum())
@@ -144,7 +146,7 @@ def _count_keys(task: HistoryParts, part: int) -> tuple[Int64, int]:
     first, last = task.parts[part]
     frame = task.rows.slice(first, last - first).select(task.history.columns).collect()
     codes = key_code_table(frame)
-    np.save(task.codes(part), codes)
+    save_array(task.codes(part), codes)
     row, column, _ = _items(task.history, codes)
     own = codes[row, column]
     flat = codes.T.ravel()
@@ -160,23 +162,17 @@ def _count_keys(task: HistoryParts, part: int) -> tuple[Int64, int]:
             COUNT: np.bincount(own[own >= 0], minlength=len(code)),
         }
     )
-    buckets = len(task.parts)
-    table = table.with_columns((table[KEY].hash() % buckets).alias(BUCKET)).sort(BUCKET, maintain_order=True)
-    table.drop(BUCKET).write_parquet(task.keys(part), compression="lz4")
-    return np.bincount(table[BUCKET].to_numpy(), minlength=buckets), int(np.count_nonzero(own < 0))
+    return write_bucketed(table, KEY, len(task.parts), task.keys(part)), int(np.count_nonzero(own < 0))
 
 
 def _join_keys(task: HistoryParts, bucket: tuple[int, Sequence[tuple[int, int]]]) -> tuple[Int64, Int64, Int64]:
     """The first place and the number of events of each key of a bucket; and how many of them each part has."""
     number, slices = bucket
-    frames = [
-        pl.scan_parquet(task.keys(part)).slice(first, last - first).collect()
-        for part, (first, last) in enumerate(slices)
-    ]
+    frames = read_bucket([task.keys(part) for part in range(len(task.parts))], slices)
     table = pl.concat(frames).with_columns(
         pl.col(FIRST).min().over(KEY), (pl.col(COUNT).cum_sum() - pl.col(COUNT)).over(KEY).alias(BEFORE)
     )
-    np.save(task.joined(number), table.select(CODE, FIRST, BEFORE).to_numpy().astype(np.int64))
+    save_array(task.joined(number), table.select(CODE, FIRST, BEFORE).to_numpy().astype(np.int64))
     keys = table.group_by(FIRST).agg(pl.col(COUNT).sum())
     return keys[FIRST].to_numpy(), keys[COUNT].to_numpy(), np.array([len(frame) for frame in frames])
 
@@ -194,13 +190,13 @@ def _place_part(shared: Placed, part: int) -> dict[tuple[str, str], Int64]:
     position[known] = bases[own[known]] + (alone.position - alone.start)[known]
     start[known] = starts[own[known]]
     placed = np.argsort(position)
-    np.save(task.placed(part, "places"), position[placed])
-    np.save(task.placed(part, "order"), row[placed] + task.parts[part][0])
+    save_array(task.placed(part, "places"), position[placed])
+    save_array(task.placed(part, "order"), row[placed] + task.parts[part][0])
     if task.history.keys is not None:
         first, last = task.parts[part]
         keys = task.rows.slice(first, last - first).select(task.history.columns).collect()
         tokens = frame_tokens(keys, task.history.columns)
-        np.save(task.placed(part, "role"), find_roles(tokens[row, column], tokens[row], column)[placed])
+        save_array(task.placed(part, "role"), find_roles(tokens[row, column], tokens[row], column)[placed])
     made = {}
     for at, view in enumerate(task.history.views):
         made[view.name, "position"], made[view.name, "start"] = position[place[:, at]], start[place[:, at]]

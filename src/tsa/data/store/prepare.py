@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -69,12 +70,12 @@ def prepare(
         build_store(
             market,
             names,
-            folder,
+            folder.absolute(),
             quarantine=quarantine,
             encoder=encoder,
             with_splits=with_splits,
             progress=progress,
-            workers=workers,
+            workers=replace(workers, folder=folder.absolute()),
         )
     return EventStore.open(out, market)
 

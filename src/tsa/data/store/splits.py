@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tsa.config.market import Market
 from tsa.data.clean_columns import HISTORY_ONLY, ROLE
-from tsa.data.log.time_outliers import valid_span
+from tsa.data.time_outliers import valid_span
 from tsa.errors import DataError
 from tsa.times import iso
 

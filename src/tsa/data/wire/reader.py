@@ -102,6 +102,10 @@ class StagedSource(Source):
 
     staged: Path
 
+    def by_file(self) -> list[Source]:
+        """The rows of all files are in one."""
+        return [self]
+
     def scan(self, columns: Sequence[str], *, file: str | None = None) -> pl.LazyFrame:
         """As `Source.scan`. The file of a row is no longer known."""
         present = [name for name in (*columns, *self.passthrough) if name in self.schema]
