@@ -258,6 +258,29 @@ def test_out_is_something_else(
     assert file.read_text() == "precious"
 
 
+def test_endings_are_checked_before_any_work(tsa: Tsa, demo_log: Path, demo_run: Path, tmp_path: Path) -> None:
+    """A file of another kind is not replaced, and no history store is made."""
+    other, bundle = tmp_path / "other.parquet", demo_run / "bundle"
+    other.write_text("precious")
+    for ending, command in (
+        (".toml", ("init", demo_log, "--yes")),
+        (".onnx", ("export", bundle)),
+        (".json", ("sagemaker", "pipeline")),
+    ):
+        refused(tsa(*command, "--out", other), rf"--out must end in \{ending} \(got other\.parquet\)")
+    assert other.read_text() == "precious"
+    for command in (("export",), ("replay", "--bundle", bundle)):
+        refused(
+            tsa("decisions", command[0], tmp_path / "entries", *command[1:], "--out", tmp_path / "x.txt"), "must end in"
+        )
+    store = f"sqlite:///{tmp_path}/h.db"
+    refused(
+        tsa("history", "load", bundle, demo_log, "--history", store, "--quarantine", tmp_path / "bad.csv"),
+        r"quarantine must end in \.parquet",
+    )
+    assert not (tmp_path / "h.db").exists()
+
+
 def test_out_is_where_one_stands(
     tsa: Tsa, demo_log: Path, demo_market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,10 +59,11 @@ def load(
     file = _named(url) if url.startswith("sqlite:") else None
     log = log_path_for(_named(url))
     check_outputs([bundle, *logs], files={"--history": file, "--quarantine": quarantine, "its log file": log})
+    quarantined = quarantine_of(quarantine, quarantine_limit)
     opened = Scorer.load(bundle, set_ or ()).bundle
     remains("payments loaded so far stay in the store; the same command loads the rest")
     with open_history(url, allow_eviction=allow_eviction) as store, command_session(quiet, log) as bars:
-        filled = backfill(store, opened, logs, quarantine=quarantine_of(quarantine, quarantine_limit), progress=bars)
+        filled = backfill(store, opened, logs, quarantine=quarantined, progress=bars)
     result(asdict(filled))
     print_line(f"{filled.read:,} payments read, {filled.added:,} added, {filled.changed:,} histories changed")
 

@@ -52,9 +52,11 @@ def init(
     """
     from tsa.data.proposal.known_columns import Given
     from tsa.data.proposal.propose import propose
-    from tsa.files.writing import write_text
+    from tsa.files.writing import need_suffix, write_text
 
     check_outputs([*logs], files={"--out": out})
+    if out is not None:
+        need_suffix("--out", out, ".toml")
     with command_session(quiet, log=None) as bars, bars("reading the log", 1):
         given = Given(time=time, id=id_, label=label, amount=amount, keys=tuple(key or ()))
         text = propose(logs, _best if yes else _asked, name, given).text

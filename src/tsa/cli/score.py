@@ -176,10 +176,13 @@ def export(
     is hashed again. `tsa score --engine onnxruntime` and `tsa serve` then use the network's graph. The trees' graph is for
     other programs: TSA computes trees with LightGBM.
     """
+    from tsa.files.writing import need_suffix
     from tsa.inference.export_bundle import export_bundle, trees_copy
 
     files = {"--out": out, "the file of the trees": trees_copy(out), "its log file": log_path_for(bundle)}
     check_outputs([bundle, log], files=files)
+    if out is not None:
+        need_suffix("--out", out, ".onnx")
     with command_session(quiet, log_path_for(bundle)) as bars:
         made = export_bundle(bundle, precision, log=log, copy=out, progress=bars)
     result({"bundle": str(bundle), **asdict(made)})

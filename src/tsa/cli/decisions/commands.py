@@ -78,6 +78,7 @@ def replay(
     from tsa.serving.decisions.replay import sentence
 
     check_outputs([folder, other, *(logs or [])], files={"--out": out})
+    _check_ending(out)
     since, until = _range(start, end)
     with command_session(quiet, None if out is None else log_path_for(out)) as bars:
         scorer = Scorer.load(other, set_ or ())
@@ -143,6 +144,7 @@ def export(
     from tsa.serving.decisions.read_decisions import answered
 
     check_outputs([folder], files={"--out": out})
+    _check_ending(out)
     since, until = _range(start, end)
     answers = answered(folder, since=since, until=until)
     _write(answers, out)
@@ -185,10 +187,16 @@ def _range(start: str | None, end: str | None) -> tuple[float | None, float | No
     return (since if math.isfinite(since) else None), (until if math.isfinite(until) else None)
 
 
-def _write(table: Any, out: Path) -> None:
-    from tsa.files.writing import atomic_file, need_suffix
+def _check_ending(out: Path | None) -> None:
+    from tsa.files.writing import need_suffix
 
-    need_suffix("--out", out, ".parquet", ".csv")
+    if out is not None:
+        need_suffix("--out", out, ".parquet", ".csv")
+
+
+def _write(table: Any, out: Path) -> None:
+    from tsa.files.writing import atomic_file
+
     with atomic_file(out, private=True) as temporary:
         if out.suffix == ".csv":
             nested = [name for name, kind in table.schema.items() if kind.is_nested()]

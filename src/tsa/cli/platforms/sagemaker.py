@@ -147,7 +147,7 @@ def pipeline(
 ) -> None:
     """Write, create or start the pipeline: preprocess, train, calibrate, evaluate, condition, register."""
     from tsa.files.outputs import check_outputs
-    from tsa.files.writing import write_json
+    from tsa.files.writing import need_suffix, write_json
     from tsa.integrations.sagemaker.client import Jobs
     from tsa.integrations.sagemaker.pipeline import PARAMETERS, definition
     from tsa.integrations.sagemaker.requests import job_name, pairs
@@ -164,6 +164,7 @@ def pipeline(
     chosen = job_name(name, "pipeline")
     if out is not None:
         check_outputs([], files={"--out": out})
+        need_suffix("--out", out, ".json")
         write_json(out, definition(spot=spot))
         result({"out": str(out)})
         print_line(f"{out}: the definition")

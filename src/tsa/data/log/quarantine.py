@@ -12,7 +12,7 @@ import polars as pl
 from tsa.data.log.rule import Rule
 from tsa.data.log.validation import FILE, FRAUD, ID, SHOWN_RULES, Broken, flag
 from tsa.errors import ConfigError
-from tsa.files.writing import atomic_file
+from tsa.files.writing import atomic_file, need_suffix
 
 REASON = "__reason"
 """The column of the file that names the rules a row breaks."""
@@ -32,6 +32,7 @@ class Quarantine:
     """The path to show in messages, if the file is written in two steps."""
 
     def __post_init__(self) -> None:
+        need_suffix("quarantine", Path(self.path), ".parquet")
         if not 0 <= self.limit <= 1:
             raise ConfigError(
                 f"--quarantine-limit must be a share from 0 to 1 (got {self.limit}), such as 0.2 for 20 %"

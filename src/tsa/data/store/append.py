@@ -27,7 +27,6 @@ from tsa.data.workers import HERE, Workers
 from tsa.errors import ConfigError, StoreError
 from tsa.files.object_folder import object_url
 from tsa.files.outputs import check_outputs
-from tsa.files.writing import need_suffix
 from tsa.progress import Progress, silent
 from tsa.value_differences import differences
 
@@ -183,8 +182,6 @@ def _read(
     if logs:
         assert workers.folder is not None
         checked = Quarantine.of(quarantine)
-        if checked is not None:
-            need_suffix("quarantine", checked.path, ".parquet")
         clean = read_log(
             market,
             logs,

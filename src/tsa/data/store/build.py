@@ -38,7 +38,7 @@ from tsa.data.store.splits import Split, find_splits, is_scored
 from tsa.data.wire.event_segments import EmbeddedHistoryStore
 from tsa.data.wire.reader import read_wire
 from tsa.data.workers import HERE, Workers
-from tsa.files.writing import file_entry, need_suffix, write_json
+from tsa.files.writing import file_entry, write_json
 from tsa.progress import Progress
 
 _log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def build_in_memory(
     Raises:
         DataError: As `build_store`.
     """
-    checked = _quarantine(quarantine)
+    checked = Quarantine.of(quarantine)
     clean, read = read_table(market, table, quarantine=checked, need_label=False, domains=encoder.domains)
     rows, arrays = clean.lazy(), MemoryArrays()
     _, time_seconds = _write_times(rows, arrays, None)
@@ -160,7 +160,7 @@ def _read(
     workers: Workers,
 ) -> Iterator[tuple[CleanLog, EmbeddedHistoryStore | None]]:
     """The clean rows; and, if rows carry their own history, their earlier payments."""
-    checked = _quarantine(quarantine)
+    checked = Quarantine.of(quarantine)
     if market.wire is None:
         domains = None if encoder is None else encoder.domains
         yield (
@@ -172,13 +172,6 @@ def _read(
         return
     with read_wire(market, logs, folder / ROWS, quarantine=quarantine, encoder=encoder) as log:
         yield log
-
-
-def _quarantine(quarantine: QuarantineLike) -> Quarantine | None:
-    checked = Quarantine.of(quarantine)
-    if checked is not None:
-        need_suffix("quarantine", checked.path, ".parquet")
-    return checked
 
 
 def _write_times(
