@@ -121,6 +121,13 @@ def test_single_payments_are_spelled_as_logs(value: Any) -> None:
         ("1e3", pl.String(), False),
         ("12e5", pl.String(), False),
         ("9100000000000000001", pl.String(), False),
+        *(
+            (digits, pl.String(), True)
+            for digits in ("9007199254740992.0", "-9007199254740994.0", "9100000000000000.0")
+        ),
+        *((digits, pl.String(), False) for digits in ("9007199254740991.0", "8999999999999999.0", "9007199254740992")),
+        ("91000000000000000001.0", pl.String(), True),
+        ("91000000000000000001.00", pl.String(), False),  # a decimal of scale 2 holds all its digits
     ],
 )
 def test_numbers_without_all_their_digits_are_no_keys(value: Any, dtype: Any, broken: bool) -> None:

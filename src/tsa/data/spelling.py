@@ -25,8 +25,26 @@ INTEGER_FLOAT = r"-?(?:0|[1-9][0-9]*)\.0+|-0"
 """Integers with a zero fraction, as floats are written, without leading zeros."""
 COMMA_NUMBER = r"^[+-]?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+)?(?:,[0-9]*)?(?:[eE][+-]?[0-9]+)?$"
 """A number with a decimal comma: dots may group its thousands."""
-SHORTENED = r"^-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]+$|^-?[0-9]\.[0-9]+[eE][0-9]+$"
-"""Numbers from which a spreadsheet or float column has dropped digits: different ids may look the same."""
+
+
+def _at_least(number: int) -> str:
+    """A regular expression of the whole numbers from `number` on."""
+    digits = str(number)
+    same_length = [
+        rf"{digits[:at]}[{int(digit) + 1}-9][0-9]{{{len(digits) - at - 1}}}"
+        for at, digit in enumerate(digits)
+        if digit != "9"
+    ]
+    return "|".join([digits, *same_length, rf"[1-9][0-9]{{{len(digits)},}}"])
+
+
+SHORTENED = (
+    r"^-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]+$|^-?[0-9]\.[0-9]+[eE][0-9]+$"
+    rf"|^-?(?:{_at_least(int(MAX_EXACT))})\.0$"
+)
+"""Numbers from which a spreadsheet or float column has dropped digits: different ids may look the same. With one zero
+after the point, floats are written that are too large to hold every integer.
+"""
 EXACT_BITS = {16: 2.0**11, 32: 2.0**24, 64: MAX_EXACT}
 """By bits of a float: the number from which integers are no longer exact."""
 
