@@ -345,6 +345,22 @@ def test_one_clock_that_is_wrong_does_not_move_the_end_of_a_log() -> None:
     assert valid_span(old, now) == (old[0], old[-1])
 
 
+def test_a_payment_dated_far_back_is_left_out(
+    tsa: Callable[..., Any], demo_run: Path, demo_log: Path, tmp_path: Path
+) -> None:
+    """Of more than thirty years by the week, most windows would be empty."""
+    wrong = pl.read_parquet(demo_log).sort("paid_at").tail(3000)
+    wrong = wrong.with_columns(
+        paid_at=pl.when(pl.int_range(pl.len()) == 0).then(pl.datetime(1991, 5, 1)).otherwise("paid_at")
+    )
+    wrong.write_parquet(tmp_path / "wrong.parquet")
+    made = tsa("monitor", demo_run / "bundle", tmp_path / "wrong.parquet", "--out", tmp_path / "m", "--replicates", 10)
+    assert made.code in (0, 3), made.err
+    assert "1 payments dated before" in made.err
+    found = json.loads((tmp_path / "m" / "monitor.json").read_text())
+    assert found["n"] == 2999
+
+
 def test_a_payment_dated_ahead_is_left_out_and_told_of(
     tsa: Callable[..., Any], demo_run: Path, demo_log: Path, tmp_path: Path
 ) -> None:

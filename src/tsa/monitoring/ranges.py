@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tsa.data.store.store import EventStore
-from tsa.data.time_outliers import valid_end
+from tsa.data.time_outliers import valid_span
 from tsa.data.time_range import window_seconds
 from tsa.errors import ConfigError, StoreError, TSAError
 from tsa.evaluation.trained_run import TrainedRun
@@ -23,6 +23,7 @@ from tsa.times import DAY_SECONDS
 
 When = str | datetime | None
 PEEK = 200
+LEFT_OUT = "%s: %d payments dated %s %s are left out; include them with %s"
 
 logger = logging.getLogger(__name__)
 
@@ -59,19 +60,20 @@ class Span:
 def range_of(store: EventStore, span: Span, what: str) -> tuple[float, float]:
     """A range of the payments of a store, in epoch seconds.
 
-    If it has no end, it ends before payments that a wrong clock has dated far in the future.
+    If it has no start or no end, payments that a wrong clock has dated far before or after all others are left out.
     """
     start, end = span.seconds
-    last = valid_end(store.time_seconds, time.time())
+    times = np.asarray(store.time_seconds)
+    first, last = valid_span(times, time.time())
     if span.last_days is not None:
         start = min(end, math.nextafter(last, math.inf)) - span.last_days * DAY_SECONDS
-    outliers = int(np.count_nonzero(np.asarray(store.time_seconds) > last))
-    if not outliers or math.isfinite(end):
-        return start, end
-    logger.warning(
-        "%s: %d payments dated after %s are left out; include them with --to", what, outliers, iso_time(last)
-    )
-    return start, math.nextafter(last, math.inf)
+    if start == -math.inf and first < end and (early := int(np.count_nonzero(times < first))):
+        logger.warning(LEFT_OUT, what, early, "before", iso_time(first), "--from")
+        start = first
+    if end == math.inf and (late := int(np.count_nonzero(times > last))):
+        logger.warning(LEFT_OUT, what, late, "after", iso_time(last), "--to")
+        end = math.nextafter(last, math.inf)
+    return start, end
 
 
 def check_reference_span(span: Span, reference: Sequence[str]) -> None:

@@ -98,6 +98,13 @@ def test_sound_columns_are_not(tmp_path: Path) -> None:
     assert store.data_report["unknown_rates"] == {"channel": 0.0}
 
 
+@pytest.mark.parametrize(
+    ("kind", "column"), [("large_key", {"customer": ["0"] * N}), ("negative_amounts", {"amount": [0.0] * N})]
+)
+def test_one_value_alone_is_odd_too(kind: str, column: dict[str, Any], tmp_path: Path) -> None:
+    assert kind in kinds(prepared(log(**column), tmp_path))
+
+
 def test_a_share_that_is_usual_is_not_odd(tmp_path: Path) -> None:
     """Of few keys each owns much; a key that owns little more than others do does no harm."""
     of_four = prepared(log(customer=[f"c{row % 4}" for row in range(N)]), tmp_path)

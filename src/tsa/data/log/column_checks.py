@@ -69,7 +69,7 @@ def notes_on(
     if is_fitted:
         notes += _labels(market, report["labels"])
     if n >= MIN_ROWS:
-        notes += [*_keys(market, rows, n), *_missing(market, report["null_rates"])]
+        notes += [*_keys(market, rows, n, is_fitted=is_fitted), *_missing(market, report["null_rates"])]
         notes += _unknown(market, report["null_rates"], unknown, n, is_fitted=is_fitted)
     return notes
 
@@ -101,10 +101,8 @@ def _amounts(market: Market, rows: pl.LazyFrame) -> Iterator[Note]:
     name = market.event.amount
     if name is None:
         return
-    high, negative = (
-        rows.select(high=pl.col(name).max(), negative=(pl.col(name) < 0).sum()).collect(engine="streaming").row(0)
-    )
-    if high is not None and high <= 0 and negative:
+    high = rows.select(pl.col(name).max()).collect(engine="streaming").item()
+    if high is not None and high <= 0:
         text = "no amount is above 0, so losses by fraud count as 0; write payments as positive numbers"
         yield Note(kind="negative_amounts", column=name, text=text)
 
@@ -121,12 +119,12 @@ def _labels(market: Market, labels: Mapping[str, int]) -> Iterator[Note]:
         yield Note(kind="one_outcome", column=market.label.column, text=text)
 
 
-def _keys(market: Market, rows: pl.LazyFrame, n: int) -> Iterator[Note]:
+def _keys(market: Market, rows: pl.LazyFrame, n: int, *, is_fitted: bool) -> Iterator[Note]:
     for name in market.key_columns:
         counts = rows.select(pl.col(name).alias("__key")).drop_nulls().group_by("__key").agg(pl.len().alias("__count"))
         largest = counts.sort("__count", descending=True).head(1)
         top, number = pl.collect_all([largest, counts.select(pl.len())], engine="streaming")
-        if top.is_empty() or number.item() < 2:
+        if top.is_empty() or (number.item() == 1 and not is_fitted):  # the payments of one customer may be scored alone
             continue
         count = int(top["__count"][0])
         share, mean = count / n, 1 / number.item()
