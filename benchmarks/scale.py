@@ -1,15 +1,15 @@
 """What payments cost by their number: time, memory and disk of each stage, and what follows for more of them.
 
     python benchmarks/scale.py --payments 1000000 --payments 10000000 --json scale.json
-    python benchmarks/scale.py --payments 1000000 --ray 2 --json ray.json
-    python benchmarks/scale.py --fit scale.json ray.json
+    python benchmarks/scale.py --payments 50000000 --stages prepare --json large.json
+    python benchmarks/scale.py --fit scale.json --check large.json
 
 Each stage is a command in a process of its own: prepare, train (an epoch of a small network), score (a day at a time). The
 bundle is that of the smallest size, trained without trees, so the stages of all sizes do the same work per payment. CPU
-seconds are the steadier measure on a machine that others use. With --ray, days are also scored by a Ray cluster of that many
-workers on this machine, which shows the overhead of Ray, not a speed-up; the files must be equal to the byte.
+seconds are the steadier measure on a machine that others use. benchmarks/ray_overhead.py measures what a cluster adds.
 
---fit fits a line through the sizes of a file, cost = a + b * payments, and says what it means for more payments and nodes.
+--fit fits a line through the sizes of files, cost = a + b * payments, and says what it means for more payments and nodes.
+--check compares the lines with sizes in other files, which are not used to fit them.
 """
 
 from __future__ import annotations
@@ -53,12 +53,14 @@ class Stage:
 def main() -> None:
     options = _options()
     if options.fit:
-        stages = [Stage(**stage) for path in options.fit for stage in json.loads(Path(path).read_text())["stages"]]
+        stages = _read(options.fit)
         show_fit(stages)
+        if options.check:
+            show_check(stages, _read(options.check))
         return
     with tempfile.TemporaryDirectory(prefix="tsa-scale-", dir=options.folder) as name:
         folder, stages = Path(name), list[Stage]()
-        bundle = _bundle(folder, options.width) if "score" in options.stages or options.ray else folder
+        bundle = _bundle(folder, options.width) if "score" in options.stages else folder
         for payments in sorted(options.payments):
             for stage in _measured(folder, bundle, payments, options):
                 stages.append(stage)
@@ -68,15 +70,19 @@ def main() -> None:
     show_fit(stages)
 
 
+def _read(paths: list[str]) -> list[Stage]:
+    return [Stage(**stage) for path in paths for stage in json.loads(Path(path).read_text())["stages"]]
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--payments", type=int, action="append", default=[], help="simulated payments; repeatable")
-    parser.add_argument("--ray", type=int, default=0, metavar="WORKERS", help="also score by a Ray cluster")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="which are measured")
     parser.add_argument("--width", type=int, default=16, help="of the network")
     parser.add_argument("--folder", help="where to write; a temporary folder is made in it")
     parser.add_argument("--json", help="a file for the figures")
     parser.add_argument("--fit", nargs="+", help="files of figures: only fit and estimate")
+    parser.add_argument("--check", nargs="+", help="with --fit: files of other sizes to compare with")
     options = parser.parse_args()
     if not (options.payments or options.fit):
         parser.error("give --payments N or --fit FILE")
@@ -121,33 +127,8 @@ def _measured(folder: Path, bundle: Path, payments: int, options: argparse.Names
             yield stage("prepare", store, "prepare", "-q", "--market", MARKET, log, "--out", store)
         if "train" in options.stages:
             yield stage("train", run, "train", "-q", store, "--out", run, *_sets(options.width))
-        if "score" in options.stages or options.ray:
+        if "score" in options.stages:
             yield stage("score", scores, "score", "-q", bundle, log, "--out", scores)
-        if options.ray:
-            on_ray = Path(name) / "scores-ray"
-            yield _by_ray(stage, bundle, log, on_ray, options.ray)
-            equal = {path.name: path.read_bytes() for path in scores.glob("*.parquet")} == {
-                path.name: path.read_bytes() for path in on_ray.glob("*.parquet")
-            }
-            if not equal:
-                raise SystemExit("scores by Ray must be those of one process to the byte")
-
-
-def _by_ray(stage: Any, bundle: Path, log: Path, out: Path, workers: int) -> Stage:
-    """Score by a cluster that is started for it, its start not included. CPU and memory are those of the command alone."""
-    import ray
-
-    context = ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
-    try:
-        address = context.address_info["gcs_address"]
-        made: Stage = stage(
-            f"score by Ray, {workers} workers",
-            out,
-            *("score", "-q", bundle, log, "--out", out, "--executor", "ray", "--ray-address", address),
-        )
-        return made
-    finally:
-        ray.shutdown()
 
 
 def _write(path: Path, stages: list[Stage], options: argparse.Namespace) -> None:
@@ -178,6 +159,20 @@ def at(stages: list[Stage], name: str, payments: int) -> float:
     """What a figure of a stage is for more payments."""
     start, slope = line(stages, name)
     return start + slope * payments
+
+
+def show_check(fitted: list[Stage], measured: list[Stage]) -> None:
+    """Print what the lines say of sizes that they were not fitted to, and what was measured."""
+    print("\nsizes that the lines were not fitted to:")
+    for stage in measured:
+        own = [other for other in fitted if other.stage == stage.stage]
+        if not own or stage.payments in {other.payments for other in own}:
+            continue
+        parts = []
+        for name, unit in (("cpu_seconds", "CPU s"), ("peak_gb", "GB memory"), ("disk_gb", "GB disk")):
+            said, was = at(own, name, stage.payments), getattr(stage, name)
+            parts.append(f"{said:.2f} {unit} expected, {was:.2f} measured ({was / said - 1:+.0%})")
+        print(f"  {stage.payments:>14,} {stage.stage:<8} {'; '.join(parts)}")
 
 
 def show_fit(stages: list[Stage]) -> None:

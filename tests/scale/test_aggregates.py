@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_they_are_those_of_one_process_to_the_bit(
-    ray: Any, demo_store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray: Any, demo_store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In parts that cut the payments of a key, with rows in any order, and where a worker is killed."""
     spec = AggregateSpec.of(demo_store, demo_store.labelled("train"), history_length=None)
@@ -37,9 +38,12 @@ def test_they_are_those_of_one_process_to_the_bit(
 
     monkeypatch.setattr(aggregates, "PART_ROWS", 400)
     monkeypatch.setattr(aggregates, "aggregates_in_worker", killed_once)
+    caplog.set_level("INFO", "tsa")
     out = np.full((len(rows), len(spec.names)), -1.0, np.float32)
     aggregates_by_ray(ray, spec, demo_store, rows, out)
     assert os.path.exists(marker)
+    (back,) = re.findall(r"8 calls: [1-9]\d* bytes to each node, (\d+) bytes back", caplog.text)
+    assert out.nbytes < int(back) < 1.1 * out.nbytes
     assert out.tobytes() == compute_aggregates(spec, demo_store, rows).tobytes()
 
 

@@ -74,7 +74,7 @@ def in_cluster(
     """
     call = ray.remote(work).options(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")
     pending: dict[Any, int] = {}
-    left = iter(enumerate(items))
+    left, returned = iter(enumerate(items)), 0
     try:
         sent = ray.put(shared)
         for _ in range(max(1, int(ray.cluster_resources().get("CPU", 1))) * PER_CPU):
@@ -83,9 +83,11 @@ def in_cluster(
             done = next(iter(pending)) if ordered else ray.wait(list(pending), num_returns=1)[0][0]
             at = pending.pop(done)
             result = ray.get(done)
+            returned += _bytes_of(ray, done)
             _call_next(call, sent, left, pending)
             yield at, result
             del result, done
+        logger.info("%d calls: %d bytes to each node, %d bytes back", len(items), _bytes_of(ray, sent), returned)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, TSAError):
             raise error.cause from None
@@ -95,6 +97,14 @@ def in_cluster(
     except ray.exceptions.RayError as error:
         rule = f"the work must not lose its workers more than {RETRIES} times"
         raise ClusterError(f"{rule} ({type(error).__name__}: {error}): see the logs of the Ray cluster") from error
+
+
+def _bytes_of(ray: Any, reference: Any) -> int:
+    """The size of an object in the cluster; 0 where Ray does not say it, as over `ray://`."""
+    try:
+        return int(ray.experimental.get_object_locations([reference])[reference]["object_size"] or 0)
+    except Exception:  # for the log only
+        return 0
 
 
 def _call_next(call: Any, sent: Any, left: Iterator[tuple[int, object]], pending: dict[Any, int]) -> None:
