@@ -135,6 +135,12 @@ def test_lost_again_and_again(ray: Any, tmp_path: Path, monkeypatch: pytest.Monk
         run_until_done(ray, words, 1, folder=SharedFolder(marker=tmp_path / "marker", text="x"), watch=lambda: False)
 
 
+def test_a_stop_before_there_are_processors(ray: Any, tmp_path: Path) -> None:
+    folder = SharedFolder(marker=tmp_path / "marker", text="here")
+    ended = run_until_done(ray, lambda attempt: [], 3, folder=folder, watch=lambda: True)
+    assert [one.code for one in ended] == [143] * 3
+
+
 def test_what_is_lost() -> None:
     assert [Ended(code=code).is_lost for code in (None, -9, 0, 2)] == [True, True, False, False]
     assert not Ended(code=-9, was_asked=True).is_lost

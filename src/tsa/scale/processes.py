@@ -143,7 +143,9 @@ def run_until_done(
             see the folder.
     """
     for attempt in range(RETRIES + 1):
-        with _actors(ray, count, gpus) as actors:
+        with _reserved(ray, count, gpus, watch) as actors:
+            if actors is None:
+                return [Ended(code=128 + signal.SIGTERM)] * count
             ended = _run(ray, actors, words(attempt), folder, gpus, watch)
         lost = [rank for rank, one in enumerate(ended) if one.is_lost]
         if not lost:
@@ -165,20 +167,17 @@ def _how(ended: Ended) -> str:
 
 
 @contextmanager
-def _actors(ray: Any, count: int, gpus: bool) -> Iterator[list[Any]]:
-    """An actor for each process, all reserved before the first is started."""
+def _reserved(ray: Any, count: int, gpus: bool, watch: Callable[[], bool]) -> Iterator[list[Any] | None]:
+    """An actor for each process, all reserved before the first is started; None if `watch` asks to stop before."""
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     needs = {"CPU": 1.0, **({"GPU": 1.0} if gpus else {})}
     group = ray.util.placement_group([needs] * count, strategy="PACK")
     actors: list[Any] = []
     try:
-        if not group.wait(RESERVE_SECONDS):
-            what = f"{count} free processors" + (" with a GPU each" if gpus else "")
-            has = f"{ray.cluster_resources().get('CPU', 0):g} in all"
-            raise ClusterError(
-                f"the cluster must have {what} within {RESERVE_SECONDS:g} s (it has {has}): use fewer --workers, or add nodes"
-            )
+        if not _wait_for(ray, group, f"{count} free processors" + (" with a GPU each" if gpus else ""), watch):
+            yield None
+            return
         for rank in range(count):
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
             options = {"num_cpus": 1, "num_gpus": int(gpus), "scheduling_strategy": place}
@@ -190,6 +189,22 @@ def _actors(ray: Any, count: int, gpus: bool) -> Iterator[list[Any]]:
                 ray.get(actor.send.remote(signal.SIGKILL), timeout=GRACE_SECONDS)
             ray.kill(actor)
         ray.util.remove_placement_group(group)
+
+
+def _wait_for(ray: Any, group: Any, what: str, watch: Callable[[], bool]) -> bool:
+    """Wait for a reservation. False if `watch` asks to stop before. Raises ClusterError if it takes too long."""
+    until, was_said = time.monotonic() + RESERVE_SECONDS, False
+    while not group.wait(POLL_SECONDS):
+        if watch():
+            return False
+        if time.monotonic() > until:
+            has = f"{ray.cluster_resources().get('CPU', 0):g} in all"
+            rule = f"the cluster must have {what} within {RESERVE_SECONDS:g} s (it has {has})"
+            raise ClusterError(f"{rule}: use fewer --workers, or add nodes")
+        if not was_said and time.monotonic() > until - RESERVE_SECONDS + GRACE_SECONDS:
+            was_said = True
+            logger.warning("waiting for %s of the cluster", what)
+    return True
 
 
 def _run(
