@@ -2,10 +2,10 @@
 
     python benchmarks/ray_overhead.py --workers 2 --workers 4 --workers 8 --json ray.json
 
-The stages are commands on a small simulated log: score by day, compare, tune (a round) and train. Each runs in this machine's own
-way first, `train` by torchrun with as many processes, then by a cluster that is started for the number of workers. Results must
-be equal to the byte. On a machine with few processors this shows overhead, not a speed-up: workers that are more than the
-processors wait for each other. CPU seconds are the steadier measure on a machine that others use.
+The stages are commands on a small simulated log: prepare, score by day, compare, tune (a round) and train. Each runs without a
+cluster first, then by a cluster that is started for the number of workers. Results must be equal to the byte: those of train to
+torchrun's with as many processes. On a machine with few processors this shows overhead, not a speed-up: workers that are more
+than the processors wait for each other. CPU seconds are the steadier measure on a machine that others use.
 
 CPU seconds and memory are read from /proc five times a second, for the command, for its workers, and for Ray's own processes.
 """
@@ -105,6 +105,10 @@ def _sets() -> list[str]:
     return [word for setting in NETWORK for word in ("--set", setting)]
 
 
+def _prepare(folder: Path, out: Path) -> list[object]:
+    return ["prepare", "--market", MARKET, folder / "log.parquet", "--out", out]
+
+
 def _score(folder: Path, out: Path) -> list[object]:
     return ["score", folder / "run" / "bundle", folder / "store", "--out", out, "--from", "2025-04-20"]
 
@@ -129,12 +133,14 @@ def _train(folder: Path, out: Path) -> list[object]:
 
 
 STAGES: dict[str, Callable[[Path, Path], list[object]]] = {
+    "prepare": _prepare,
     "score": _score,
     "compare": _compare,
     "tune": _tune,
     "train": _train,
 }
 RESULTS = {
+    "prepare": "manifest.json",
     "score": "*.parquet",
     "compare": "comparison.json",
     "tune": "best.toml",
