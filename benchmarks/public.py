@@ -8,7 +8,7 @@ Each set is a file in FOLDER, made from its public source: `--how` says where to
 that takes no more than reading. The sha256 of a file is checked before it is used. The market files under `public_sets` are
 the protocol: features, label delay and split in time. Results are added to `public.json`, and docs/about/benchmarks.md is written
 from it. With --add the seeds of a set that were measured before stay. With --out the folder of each run stays, which
-`joining.py` reads.
+`joining.py` reads, and the same command continues one that was interrupted.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import tsa
 from public_catalogue import SETS, PublicSet
 from public_page import page_of, with_results
 from tsa.config.overrides import Overrides
+from tsa.data.store.manifest import MANIFEST
 from tsa.evaluation.baseline.lightgbm import compare
 from tsa.evaluation.metrics.evaluate_scores import ScoredPayments, evaluate_scores, paired_difference
 from tsa.files.writing import sha256_of, write_json, write_text
@@ -67,16 +68,22 @@ def instructions(name: str) -> str:
 
 
 def measure(one: PublicSet, file: Path, seed: int, sets: Sequence[str], out: Path | None = None) -> dict[str, Any]:
-    """Train with one seed, in the folder `out` if it is to stay; the model, each part and the baseline on the test range."""
+    """Train with one seed, in the folder `out` if it is to stay; the model, each part and the baseline on the test range.
+
+    A run that was interrupted in `out` is continued, and its training seconds are those of the last part.
+    """
     settings = Overrides.read(sets, one.market)
     with tempfile.TemporaryDirectory() as temporary:
         folder = out or Path(temporary)
-        store = tsa.prepare(settings.market, [file], folder / "store")
+        if (folder / "store" / MANIFEST).is_file():
+            store = tsa.EventStore.open(folder / "store")
+        else:
+            store = tsa.prepare(settings.market, [file], folder / "store")
         began = time.perf_counter()
         training = TrainingConfig.make({"seed": seed, **settings.training})
         # with both parts each can be shown alone, whatever the model is made of
         model = {"parts": "auto", **settings.model}
-        bundle = tsa.train(store, folder / "run", model=model, training=training)
+        bundle = tsa.train(store, folder / "run", model=model, training=training, resume=True)
         seconds = time.perf_counter() - began
         rows = store.labelled("test")
         scores = {

@@ -97,7 +97,7 @@ SETS: Mapping[str, PublicSet] = {
         question="Does a driver not finish a race in the next weeks? (RelBench rel-f1, driver-dnf)",
         source="Ergast race data (CC0), as in RelBench: https://relbench.stanford.edu/datasets/rel-f1",
         how=(
-            "race results are events without an outcome (`kind` result), and each row of the task asks (`kind` query); results "
+            "race results are events without an outcome (`kind` race), and each row of the task asks (`kind` query); results "
             "from 2010 on are left out, as RelBench freezes its tables; times are squeezed by .7, so that none is before 1990"
         ),
         sha256="e8b2ceedbeaec2710c3c6508c602cb74f55fedd74171bed3deb39ac32304538a",

@@ -117,4 +117,10 @@ def test_a_set_is_measured_and_the_page_says_what_was(
     assert "| seed 1 (" in text
     assert text.count("mean ± standard deviation") == 1
     assert "with seed 0: " in text
+    assert "no result is recorded for: bitcoin_alpha_accounts, f1" in text
     assert all(len(line) <= 100 or line.startswith("|") for line in text.splitlines())
+    public.save("retail", [{**runs[1], "seed": 2}], [], out, page, add=True)
+    public.save("retail", runs[1:], [], out, page, add=True)
+    assert [run["seed"] for run in json.loads(out.read_text())["retail"]["runs"]] == [0, 1, 2]
+    with pytest.raises(SystemExit, match="one environment for all seeds"):
+        public.save("retail", runs[:1], small, out, page, add=True)
