@@ -33,7 +33,7 @@ from tsa.bundle.bundle import Bundle
 from tsa.inference.export_bundle import export_bundle
 from tsa.inference.scorer import Scorer
 from tsa.model.network_and_trees import ALONE
-from tsa.training.parts.build import join_parts
+from tsa.training.parts.train_parts import join_parts
 
 SCORED = 4_096
 
