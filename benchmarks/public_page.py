@@ -26,7 +26,9 @@ def page_of(results: Mapping[str, Any]) -> str:
     parts = [_wrapped(HEAD)]
     parts += [_section(name, result) for name, result in results.items()]
     if missing := [name for name in SETS if name not in results]:
-        parts.append(_wrapped(f"## Not measured\n\nWith the model of today, no result is recorded for: {', '.join(missing)}."))
+        parts.append(
+            _wrapped(f"## Not measured\n\nWith the model of today, no result is recorded for: {', '.join(missing)}.")
+        )
     return "\n\n".join(parts) + "\n"
 
 

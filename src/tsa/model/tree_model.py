@@ -25,6 +25,8 @@ class TreeModel:
 
     columns: TreeColumns
     trees: BoostedTrees
+    n_deep: int = 0
+    """How many of the averaged models have deep trees."""
 
     def __post_init__(self) -> None:
         if self.trees.names != self.columns.names:
@@ -36,11 +38,12 @@ class TreeModel:
     def read(cls, text: str, table: Mapping[str, Any]) -> Self:
         """Trees from their text, and what `to_dict` wrote. Raises ModelError, StoreError."""
         columns = TreeColumns.from_dict(table["columns"])
-        return cls(columns=columns, trees=BoostedTrees(text=text, names=columns.names, shift=float(table["shift"])))
+        trees = BoostedTrees(text=text, names=columns.names, shift=float(table["shift"]))
+        return cls(columns=columns, trees=trees, n_deep=int(table.get("n_deep", 0)))
 
     def to_dict(self) -> dict[str, Any]:
         """What the trees' text does not hold, as plain JSON values."""
-        return {"columns": self.columns.to_dict(), "shift": self.trees.shift}
+        return {"columns": self.columns.to_dict(), "shift": self.trees.shift, "n_deep": self.n_deep}
 
     def of_store(
         self, store: EventStore, rows: NDArray[np.int64], *, advance: Advance | None = None

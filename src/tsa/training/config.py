@@ -203,6 +203,9 @@ class TrainingConfig(ChoiceSettings):
     """Which direction of `monitor` is better. `auto`: a lower loss, a higher value of everything else."""
     n_trees: int | None = Field(default=None, ge=1)
     """Trees of each model of trees. none: as many as improve average precision on the validation range."""
+    n_deep_trees: int | None = Field(default=None, ge=0)
+    """How many of the models of trees have deep trees. none: two in five, if the validation range has few frauds and
+    is ranked better with them."""
     patience: int = Field(default=3, ge=1)
     """Epochs without improvement before training stops."""
     min_delta: float = Field(default=0.0, ge=0, allow_inf_nan=False)

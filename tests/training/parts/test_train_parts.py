@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.metrics import average_precision_score
 
 from support.easy_log import TINY, settings
 from tsa.bundle.bundle import Bundle
@@ -15,6 +16,7 @@ from tsa.bundle.manifest import PARTS, TREES
 from tsa.data.store.store import EventStore
 from tsa.inference.scorer import Scorer
 from tsa.model.network_and_trees import ALONE, MEAN
+from tsa.model.tree_model import TreeModel
 from tsa.training import train
 from tsa.training.parts import trees
 from tsa.training.parts.trees import fit_trees
@@ -92,3 +94,21 @@ def test_few_later_frauds_end_training_by_log_loss(
     rows = [easy_store.labelled(name) for name in ("train", "validation")]
     fitted = trees.fit_trees(easy_store, *rows, seed=0, threads=1, max_rounds=3)
     assert f"[metric: {metric}]" in fitted.trees.text
+
+
+def test_deep_trees_are_used_where_they_rank_few_frauds_better(
+    easy_store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trees, "FEW_CASES", 10**9)
+    rows = [easy_store.labelled(name) for name in ("train", "validation")]
+    given = {"seed": 0, "threads": 1, "n_ensemble": 2, "max_rounds": 5}
+    fitted, plain, one_deep = (trees.fit_trees(easy_store, *rows, n_deep=n, **given) for n in (None, 0, 1))
+    label = np.asarray(easy_store.label[rows[1]])
+    precision = [average_precision_score(label, one.of_store(easy_store, rows[1])) for one in (plain, one_deep)]
+    best = one_deep if precision[1] > precision[0] else plain
+    assert fitted.trees.text == best.trees.text
+    assert [one.n_deep for one in (plain, one_deep, fitted)] == [0, 1, best.n_deep]
+    assert TreeModel.read(one_deep.trees.text, one_deep.to_dict()).n_deep == 1
+    assert trees.fit_trees(easy_store, *rows, n_deep=2, n_trees=3, **given).trees.n_trees == 6
+    monkeypatch.setattr(trees, "FEW_CASES", 0)
+    assert trees.fit_trees(easy_store, *rows, **given).n_deep == 0

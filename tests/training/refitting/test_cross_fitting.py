@@ -79,6 +79,7 @@ def test_it_learns_from_all_known_outcomes_as_the_run_did(run: Path, refitted: P
     assert old.trees is not None
     assert new.trees is not None
     assert new.trees.trees.n_trees == pytest.approx(old.trees.trees.n_trees, abs=old.config.n_tree_ensemble / 2)
+    assert new.trees.n_deep == old.trees.n_deep
     assert (new.config.width, new.config.parts) == (old.config.width, "combined")
     assert new.training["refit"]["weights"] == old.model_sha256
     assert new.joining.parts == ("network", "trees")

@@ -70,6 +70,7 @@ def train_trees(
             n_ensemble=model.n_tree_ensemble,
             seconds=seconds,
             n_trees=config.n_trees,
+            n_deep=config.n_deep_trees,
         )
         advance(1)
     return TrainedTrees(

@@ -1,6 +1,7 @@
 """Train the trees of a model: LightGBM on the columns of `tsa.data.tree_columns`, stopped early on later payments.
 
-Several such models with different seeds are averaged (docs/concepts/design.md has measurements).
+Several such models with different seeds are averaged, and where frauds are few two of them may have deep trees
+(docs/concepts/design.md has measurements).
 
 The same store and settings give the same trees, to the bit, on any number of threads.
 """
@@ -10,11 +11,13 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
 
 from tsa.data.store.store import EventStore
 from tsa.data.tree_columns import TreeColumns
@@ -42,6 +45,11 @@ CASES_PER_LEAF = 40
 """Training payments with the rarer outcome for each leaf of a tree: the fewer frauds, the fewer leaves."""
 FEW_CASES = 64
 """With fewer later payments of the rarer outcome, average precision jumps with each of them, and log loss ends training."""
+DEEP_SHARE = 0.4
+"""With so few validation payments of the rarer outcome, deep trees are tried too: in this share of the averaged models."""
+DEEP_ROUNDS = 250
+"""Deep trees of a model: later payments do not end its training, so they can judge it."""
+DEEP: dict[str, Any] = {"num_leaves": MAX_LEAVES, "lambda_l2": 1.0, "feature_fraction": 0.8}
 SETTINGS: dict[str, Any] = {
     "objective": "binary",
     "learning_rate": 0.05,
@@ -66,8 +74,9 @@ def fit_trees(
     max_rounds: int = MAX_ROUNDS,
     seconds: float = math.inf,
     n_trees: int | None = None,
+    n_deep: int | None = None,
 ) -> TreeModel:
-    """Train on the labelled rows `train`; `validation` decides how many trees there are.
+    """Train on the labelled rows `train`; `validation` decides how many trees there are, and whether some are deep.
 
     Without validation rows, the latest training rows decide, and then all are learned from.
 
@@ -78,32 +87,38 @@ def fit_trees(
         max_rounds: Trees of each model at most.
         seconds: After about so many, training ends with the trees that there are.
         n_trees: So many trees of each model, whatever later payments say; then all of `train` is learned from.
+        n_deep: So many of the models have deep trees; None: some of them where that ranks the validation rows better.
     """
-    deadline = time.monotonic() + seconds
     columns = TreeColumns.of(store, train)
     label = np.asarray(store.label)
     settings = {**SETTINGS, "num_leaves": _leaves(label[train]), "num_threads": threads}
     later = validation if len(validation) else _latest(train)
-    learned = train if len(validation) or n_trees else np.setdiff1d(train, later)
-    most = MAX_VALUES // len(columns.names) // n_ensemble
-    fitting = _Fitting(store, columns, settings, most, max_rounds)
-    texts: list[str] = []
-    rounds, rate = n_trees or 0, 1.0
-    for member in range(n_ensemble):
-        if texts and time.monotonic() >= deadline:
-            break
-        fitting.deadline = _share(deadline, n_ensemble - member + (not len(validation)))
-        if n_trees is None and (len(validation) or not member):
-            text, rounds, rate = fitting.stopped_early(learned, later, seed + member)
-        if n_trees is not None or not len(validation):
-            text, rate = fitting.with_rounds(train, rounds, seed + member)
-        texts.append(text)
-    logger.info(
-        "trees: %d models, %d trees of %d leaves in the last, %d columns, trained on %d payments",
-        *(len(texts), rounds, settings["num_leaves"], len(columns.names), len(learned)),
+    is_tried = n_deep is None and n_trees is None and 0 < _rarer(label[validation]) < FEW_CASES
+    deep = (round(DEEP_SHARE * n_ensemble) if is_tried else 0) if n_deep is None else min(n_deep, n_ensemble)
+    fitting = _Fitting(
+        store,
+        columns,
+        settings,
+        most=MAX_VALUES // len(columns.names) // n_ensemble,
+        max_rounds=max_rounds,
+        train=train,
+        later=later,
+        is_held_out=len(validation) > 0,
+        n_trees=n_trees,
+        ends=time.monotonic() + seconds,
     )
-    trees = BoostedTrees(text=averaged(texts), names=columns.names, shift=math.log(rate))
-    return TreeModel(columns=columns, trees=trees)
+    plain = fitting.members(n_ensemble if is_tried else n_ensemble - deep, seed)
+    texts = plain + fitting.members(deep, seed + n_ensemble - deep, DEEP, first=not plain)
+    if is_tried and deep:
+        mixed = plain[: n_ensemble - deep] + texts[len(plain) :]
+        deep = deep if len(texts) == len(plain) + deep and fitting.ranks_better(mixed, plain) else 0
+        texts = mixed if deep else plain
+    logger.info(
+        "trees: %d models, %d of them deep, %d columns, trained on %d payments",
+        *(len(texts), deep, len(columns.names), len(train)),
+    )
+    trees = BoostedTrees(text=averaged(texts), names=columns.names, shift=math.log(fitting.rate))
+    return TreeModel(columns=columns, trees=trees, n_deep=deep)
 
 
 def _share(deadline: float, n: int) -> float:
@@ -132,20 +147,63 @@ class _Fitting:
     most: int
     """Payments that a model learns from at most."""
     max_rounds: int
+    train: Rows
+    later: Rows
+    """Payments that decide how many trees there are."""
+    is_held_out: bool
+    """Whether no model learns from `later`."""
+    n_trees: int | None
+    ends: float
+    """When all have to be trained, by the monotonic clock."""
     deadline: float = math.inf
-    """When training has to end, by the monotonic clock."""
+    """When the training of a model has to end."""
+    rate: float = 1.0
+    """Share of the genuine payments that the last model learned from."""
     _made: dict[str, tuple[Rows, Any, lightgbm.Dataset]] = field(default_factory=dict)
 
-    def stopped_early(self, learned: Rows, later: Rows, seed: int) -> tuple[str, int, float]:
-        """Train on `learned` until `later` gets no better: the text, its number of trees, and the sampling rate."""
-        library, (data, rate) = lightgbm_library(), self._sampled(learned, seed)
-        check = self._dataset("later", later, reference=data)
+    def members(self, count: int, seed: int, kind: Mapping[str, Any] | None = None, *, first: bool = True) -> list[str]:
+        """The texts of `count` models with successive seeds; fewer where time ends, but at least one if these are the first.
+
+        Args:
+            kind: Settings that differ from the usual ones.
+        """
+        rounds = self.n_trees or (min(DEEP_ROUNDS, self.max_rounds) if kind else None)
+        texts: list[str] = []
+        for member in range(count):
+            if (texts or not first) and time.monotonic() >= self.ends:
+                break
+            self.deadline = _share(self.ends, count - member + (not self.is_held_out))
+            if rounds is None:
+                text, stopped = self.stopped_early(seed + member)
+                if self.is_held_out:
+                    texts.append(text)
+                    continue
+                rounds = stopped
+            texts.append(self.with_rounds(rounds, seed + member, kind))
+        return texts
+
+    def ranks_better(self, texts: Sequence[str], others: Sequence[str]) -> bool:
+        """Whether the mean of some models has the higher average precision on the later payments."""
+        values = np.concatenate(list(self.columns.parts(self.store, self.later)))
+        label = np.asarray(self.store.label[self.later])
+        one, other = (
+            average_precision_score(label, BoostedTrees(text=averaged(some), names=self.columns.names).log_odds(values))
+            for some in (texts, others)
+        )
+        logger.info("trees: average precision %.4f with deep trees, %.4f without", one, other)
+        return bool(one > other)
+
+    def stopped_early(self, seed: int) -> tuple[str, int]:
+        """Train until the later payments get no better: the text and its number of trees."""
+        library = lightgbm_library()
+        data = self._sampled(self.train if self.is_held_out else np.setdiff1d(self.train, self.later), seed)
+        check = self._dataset("later", self.later, reference=data)
         stop = library.early_stopping(PATIENCE, first_metric_only=True, verbose=False)
         checks = {"valid_sets": [check], "valid_names": ["later"], "callbacks": [stop, self._stop_when_late]}
-        metric = "binary_logloss" if _rarer(self.store.label[later]) < FEW_CASES else "average_precision"
+        metric = "binary_logloss" if _rarer(self.store.label[self.later]) < FEW_CASES else "average_precision"
         booster = library.train({**self._seeded(seed), "metric": metric}, data, self.max_rounds, **checks)
         rounds = max(1, int(booster.best_iteration))
-        return booster.model_to_string(num_iteration=rounds), rounds, rate
+        return booster.model_to_string(num_iteration=rounds), rounds
 
     def _stop_when_late(self, env: Any) -> None:
         """A callback of LightGBM."""
@@ -153,18 +211,19 @@ class _Fitting:
             logger.info("trees: time ends training after %d trees", env.iteration + 1)
             raise lightgbm_library().callback.EarlyStopException(env.iteration, env.evaluation_result_list)
 
-    def with_rounds(self, train: Rows, rounds: int, seed: int) -> tuple[str, float]:
-        """Train so many trees: the text and the sampling rate."""
-        data, rate = self._sampled(train, seed)
-        return lightgbm_library().train(self._seeded(seed), data, rounds).model_to_string(), rate
+    def with_rounds(self, rounds: int, seed: int, kind: Mapping[str, Any] | None) -> str:
+        """The text of so many trees."""
+        data, callbacks = self._sampled(self.train, seed), [self._stop_when_late]
+        booster = lightgbm_library().train(self._seeded(seed, kind), data, rounds, callbacks=callbacks)
+        return str(booster.model_to_string())
 
-    def _seeded(self, seed: int) -> dict[str, Any]:
+    def _seeded(self, seed: int, kind: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Settings with the seed of the columns that each tree reads, which is all that is random in training."""
-        return {**self.settings, "feature_fraction_seed": seed % 2**31}
+        return {**self.settings, **(kind or {}), "feature_fraction_seed": seed % 2**31}
 
-    def _sampled(self, rows: Rows, seed: int) -> tuple[lightgbm.Dataset, float]:
-        sample, rate = _sample(np.asarray(self.store.label), rows, self.most, seed)
-        return self._dataset("learned", sample), rate
+    def _sampled(self, rows: Rows, seed: int) -> lightgbm.Dataset:
+        sample, self.rate = _sample(np.asarray(self.store.label), rows, self.most, seed)
+        return self._dataset("learned", sample)
 
     def _dataset(self, name: str, rows: Rows, reference: Any = None) -> lightgbm.Dataset:
         """The dataset of some rows; the last one of this name if it is the same."""

@@ -50,6 +50,7 @@ class Recipe:
             "epochs": max(1, int(metadata.get("best_epoch") or metadata["training"]["epochs"])),
             "early_stopping": False,
             "n_trees": None if bundle.trees is None else max(1, round(bundle.trees.trees.n_trees / members)),
+            "n_deep_trees": None if bundle.trees is None else bundle.trees.n_deep,
             "train_on": LEARNED,
         }
         preset = metadata["preset"]
