@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from pydantic import Field, field_validator
 
 from tsa.config.base import ConfigModel
@@ -71,7 +73,7 @@ class MarketTables(ConfigModel):
             dict.fromkeys((self.event.id, *self.key_columns, *amount, *self.features.names, *self.evaluation.segments))
         )
 
-    @property
+    @cached_property
     def views(self) -> tuple[HistoryView, ...]:
         """The histories that the model sees of a payment, one for each column that names a key."""
         return tuple(view for history in self.history for view in history.views)

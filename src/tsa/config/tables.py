@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -168,7 +169,7 @@ class HistoryConfig(ConfigModel):
         """The feature that says in which of `keys` an event has the key."""
         return f"{self.name} role"
 
-    @property
+    @cached_property
     def views(self) -> tuple[HistoryView, ...]:
         """The history once for each of its columns."""
         if self.keys is None:

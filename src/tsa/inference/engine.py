@@ -15,10 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from tsa.bundle.graphs import refuse_outside
+from tsa.data.history import HistoryArrays
+from tsa.data.wire import Requests
 from tsa.errors import ConfigError, ModelError
 from tsa.inference.onnx_runtime import has_runtime, onnx_runtime
 from tsa.model import Batch, TSANetwork
 from tsa.model.batch import History
+from tsa.model.collate import request_batch
 
 EngineName = Literal["auto", "torch", "onnxruntime"]
 Precision = Literal["float32", "bf16", "int8"]
@@ -33,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """Called with a batch of B payments, returns the log odds of fraud (B,) float32.
+    """Called with a batch or requests of B payments, returns the log odds of fraud (B,) float32.
 
     `tsa.model.network_and_trees.raw_scores` turns them into raw scores, the softmax probability of fraud.
     """
@@ -42,7 +45,7 @@ class Engine(Protocol):
     rows: int
     """Payments computed together; larger batches are split. In the last bits, scores depend on this number."""
 
-    def __call__(self, batch: Batch) -> NDArray[np.float32]:
+    def __call__(self, batch: Batch | Requests) -> NDArray[np.float32]:
         """(B,)"""
         ...
 
@@ -63,8 +66,9 @@ class TorchEngine:
             # a network of the legacy system's size took 20 times as long as in float32; cross-attention hardly changes
             _log.warning("precision: without AVX-512, as on this processor, bf16 can be many times slower than float32")
 
-    def __call__(self, batch: Batch) -> NDArray[np.float32]:
+    def __call__(self, batch: Batch | Requests) -> NDArray[np.float32]:
         """(B,)"""
+        batch = request_batch(batch) if isinstance(batch, Requests) else batch
         with torch.inference_mode():
             parts = [log_odds_of(self.network(part)).float() for part in batch.to(self._device).split(self.rows)]
             log_odds: NDArray[np.float32] = torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32)
@@ -96,14 +100,20 @@ class OnnxEngine:
         self._session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._input_names = {entry.name for entry in self._session.get_inputs()}
 
-    def __call__(self, batch: Batch) -> NDArray[np.float32]:
+    def __call__(self, batch: Batch | Requests) -> NDArray[np.float32]:
         """(B,)"""
         feed = {name: value for name, value in named_inputs(batch).items() if name in self._input_names}
-        parts = [
-            self._session.run(["log_odds"], {name: value[first : first + self.rows] for name, value in feed.items()})[0]
-            for first in range(0, len(batch), self.rows)
-        ]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+        size = len(next(iter(feed.values())))
+        if size <= self.rows:
+            return self._run(feed) if size else np.empty(0, np.float32)
+        pieces = range(0, size, self.rows)
+        return np.concatenate(
+            [self._run({name: value[at : at + self.rows] for name, value in feed.items()}) for at in pieces]
+        )
+
+    def _run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        log_odds: NDArray[np.float32] = self._session.run(["log_odds"], feed)[0]
+        return log_odds
 
 
 def log_odds_of(logits: torch.Tensor) -> torch.Tensor:
@@ -112,25 +122,28 @@ def log_odds_of(logits: torch.Tensor) -> torch.Tensor:
     return logits[:, 1] - (others[:, 0] if others.shape[1] == 1 else others.logsumexp(-1))
 
 
-def named_inputs(batch: Batch) -> dict[str, NDArray[Any]]:
+def named_inputs(batch: Batch | Requests) -> dict[str, NDArray[Any]]:
     """The arrays of a batch by the input names of a graph."""
     named = {
-        f"{name}.{field}": value.numpy()
+        f"{name}.{field}": value
         for name, history in batch.histories.items()
         for field, value in _fields(history).items()
     }
-    return named if batch.engineered is None else {**named, "engineered": batch.engineered.numpy()}
+    return named if batch.engineered is None else {**named, "engineered": np.asarray(batch.engineered)}
 
 
-def _fields(history: History) -> Mapping[str, torch.Tensor]:
-    arrays = {field: value for field in INPUTS if (value := getattr(history, field)) is not None}
-    return {**arrays, "categorical": _rows(history.categorical)}
+def _fields(history: History | HistoryArrays) -> Mapping[str, NDArray[Any]]:
+    arrays = {field: np.asarray(value) for field in INPUTS if (value := getattr(history, field)) is not None}
+    return {**arrays, "categorical": _rows(arrays["categorical"])}
 
 
-def _rows(categorical: torch.Tensor) -> torch.Tensor:
+def _rows(categorical: NDArray[Any]) -> NDArray[np.int32]:
     """Rows of the table as int32 for a graph; PyTorch accepts any integer type. Raises ModelError for larger values."""
-    narrow = categorical.int()
-    if categorical.dtype != torch.int32 and not torch.equal(narrow.to(categorical.dtype), categorical):
+    if categorical.dtype == np.int32:
+        return categorical
+    with np.errstate(invalid="ignore"):
+        narrow = categorical.astype(np.int32)
+    if not np.array_equal(narrow, categorical):
         raise ModelError(f"categorical must be integers below 2³¹ (got {categorical.dtype} with others)")
     return narrow
 

@@ -5,8 +5,10 @@ Offline scoring, the endpoint and evaluation all use it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from tsa.data.wire import Requests
 from tsa.errors import ConfigError
 from tsa.inference.engine import Engine, TorchEngine
 from tsa.model import TSANetwork
-from tsa.model.collate import gather_batch, request_batch
+from tsa.model.collate import gather_batch
 from tsa.model.network_and_trees import ALONE, Joining, raw_scores
 from tsa.model.tree_model import TreeModel
 from tsa.progress import Advance
@@ -73,6 +75,8 @@ class ModelParts:
     engine: Engine
     trees: TreeModel | None = None
     joining: Joining = ALONE["network"]
+    second_thread: Executor | None = None
+    """Computes the trees of single payments while the network is computed; None: they are computed after it."""
 
     def of_store(
         self, store: EventStore, rows: Rows, *, batch_size: int = BATCH_SIZE, advance: Advance | None = None
@@ -84,10 +88,15 @@ class ModelParts:
     def of_requests(self, requests: Requests) -> Scores:
         """(B,) raw scores of single payments."""
         log_odds: dict[str, Array] = {}
-        if "network" in self.joining.parts:
-            log_odds["network"] = self.engine(request_batch(requests))
+        trees: Callable[[], Array] | None = None
         if "trees" in self.joining.parts:
-            log_odds["trees"] = self._trees().of_payments(requests.seen, requests.engineered)
+            trees = partial(self._trees().of_payments, requests.seen, requests.engineered)
+        if "network" in self.joining.parts:
+            if trees is not None and self.second_thread is not None:
+                trees = self.second_thread.submit(trees).result
+            log_odds["network"] = self.engine(requests)
+        if trees is not None:
+            log_odds["trees"] = trees()
         return raw_scores(self.joining(log_odds))
 
     def log_odds_of_store(

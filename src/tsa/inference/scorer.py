@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime
@@ -24,7 +25,7 @@ from tsa.data.store.store import EventStore
 from tsa.data.time_range import window_seconds
 from tsa.data.wire import Requests, WireReader
 from tsa.errors import ConfigError, DataError, StoreError
-from tsa.inference.engine import EngineName, Precision, make_engine
+from tsa.inference.engine import EngineName, OnnxEngine, Precision, make_engine
 from tsa.inference.row_scores import OnError, Past, Rows, score_rows
 from tsa.inference.score_parts import ModelParts
 from tsa.progress import Progress, silent
@@ -66,11 +67,17 @@ class Scorer:
         """
         self.bundle = bundle
         self.engine = make_engine(engine, bundle.network, bundle.graphs, precision, threads)
+        # ONNX Runtime lets other threads run; PyTorch would stop for them between any two of its many small steps
+        is_onnx = isinstance(self.engine, OnnxEngine)
+        self._second_thread = ThreadPoolExecutor(1, thread_name_prefix="tsa-trees") if is_onnx else None
 
     @property
     def model(self) -> ModelParts:
         """The parts of the bundle's model, with this scorer's engine."""
-        return ModelParts(engine=self.engine, trees=self.bundle.trees, joining=self.bundle.joining)
+        bundle = self.bundle
+        return ModelParts(
+            engine=self.engine, trees=bundle.trees, joining=bundle.joining, second_thread=self._second_thread
+        )
 
     @classmethod
     def load(

@@ -174,9 +174,8 @@ def _outcomes(spec: AggregateSpec, axis: EventAxis, events: AxisEvents, has: Arr
     seen = since < until
     places, since, until, moments = places[seen], since[seen], until[seen], moments[seen]
     fraud = events.label[places] == 1
-    ends = np.maximum(np.minimum(moments, until[:, None]), since[:, None])
-    ends[:, 0] = until
-    ends = np.roll(ends, -1, axis=1)  # all events last
+    in_windows = np.maximum(np.minimum(moments[:, 1:], until[:, None]), since[:, None])
+    ends = np.concatenate([in_windows, until[:, None]], axis=1)  # all events last
     known = kernels.visible_counts(since, ends, q)
     frauds = kernels.visible_counts(since[fraud], ends[fraud], q)
     out = np.stack([known, frauds, frauds / np.where(known > 0, known, np.nan)], axis=2)
@@ -200,6 +199,8 @@ def _fraud_numbers(
 ) -> Array:
     """(Q, features x 2) mean of the known frauds' values, and the current value against it. Missing values count as 0."""
     n = min(DETAILED, len(spec.numerical))
+    if not len(places):
+        return np.full((axis.n_asked, 2 * n), np.nan)
     sums = kernels.visible_sums(since, until, events.values[places, :n], axis.n_asked)
     mean = sums / np.where(n_frauds > 0, n_frauds, np.nan)[:, None]
     current = np.where(events.present[axis.at, :n], events.values[axis.at, :n], np.nan)

@@ -216,11 +216,11 @@ def last_visible(axis: EventAxis, places: Array, since: Array) -> Array:
 
 def first_visible(axis: EventAxis, places: Array, since: Array) -> Array:
     """(Q,) the earliest visible of e rising places, each visible from an asked payment on; -1 for none."""
-    ever = since < axis.last_before[places]
-    places, since = places[ever], since[ever]
     first = np.full(axis.n_asked, -1)
     if not len(places):
         return first
+    ever = since < axis.last_before[places]
+    places, since = places[ever], since[ever]
     candidate = np.searchsorted(places, axis.low)
     open_ = np.arange(axis.n_asked)
     # a place may become visible after a later one: move on past those that are not visible yet

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Route
 
 from tsa.serving.errors import RefusedError
 from tsa.serving.http.middleware import RequestMiddleware
@@ -48,15 +49,17 @@ def create_app(service: AppState) -> FastAPI:
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
     app.state.service = service
-    for router in routers(service):
+    scoring, *others = routers(service)
+    for router in (scoring, *others):
         app.include_router(router)
     app.add_exception_handler(StarletteHTTPException, _refuse)
-    app.add_middleware(RequestMiddleware, service=service)
+    direct = {route.path: route.endpoint for route in scoring.routes if isinstance(route, Route)}
+    app.add_middleware(RequestMiddleware, service=service, direct=direct)
     return app
 
 
 def routers(service: AppState) -> list[APIRouter]:
-    """All routes of a server."""
+    """All routes of a server; first those that score payments."""
     return [
         score_routes(service),
         sagemaker_routes(service),

@@ -10,7 +10,11 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tsa.serving.auth import bearer
 from tsa.serving.http.request_context import KEY, Message, Receive, RequestContext, Scope, Send
@@ -29,14 +33,18 @@ logger = logging.getLogger(__name__)
 PROTOCOL = "/v2"
 WORK = ("/score", "/score/flat", "/outcome", "/invocations", "/infer")
 ALIVE = "/v2/health/live"
+Endpoint = Callable[[Request], Awaitable[Response]]
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
 
 class RequestMiddleware:
     """ASGI middleware around the routes."""
 
-    def __init__(self, app: ASGIApp, service: AppState) -> None:
-        self._app, self._service = app, service
+    def __init__(self, app: ASGIApp, service: AppState, direct: Mapping[str, Endpoint]) -> None:
+        """Args:
+        direct: by address, endpoints of POST requests that are called without the framework, which takes as long as they do.
+        """
+        self._app, self._service, self._direct = app, service, direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
@@ -56,7 +64,7 @@ class RequestMiddleware:
 
         try:
             self._authorize(exchange)
-            await self._app(scope, receive, answer)
+            await self._route(scope, receive, answer)
         except asyncio.CancelledError:
             if exchange.status or self._service.ends_at is None:
                 raise
@@ -70,6 +78,15 @@ class RequestMiddleware:
             # a plain route leaves its endpoint in the scope, and its address is a fixed one
             route = getattr(scope.get("route"), "path", exchange.path if "endpoint" in scope else "other")
             self._service.metrics.request(route, exchange.status, time.monotonic() - exchange.begun)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
+        if endpoint is None:
+            await self._app(scope, receive, send)
+            return
+        scope["endpoint"] = endpoint
+        response = await endpoint(Request(scope))
+        await response(scope, receive, send)
 
     def _authorize(self, exchange: RequestContext) -> None:
         """Raise ProblemError for a client without access, over its rate limit, or while the server is busy."""
