@@ -27,12 +27,14 @@ def valid_end(time_seconds: NDArray[Any], now_seconds: float) -> float:
         return float(times[-1])
     gaps = np.diff(times)
     tail = gaps[-max(1, len(times) // TIMES_PER_OUTLIER) :]
-    long = np.flatnonzero(tail > max(GAP_SECONDS, GAP_TIMES * float(np.quantile(gaps, 0.99))))
-    return float(times[len(gaps) - len(tail) + long[0]]) if len(long) else float(times[-1])
+    tail, first = tail.copy(), len(gaps) - len(tail)
+    usual = float(np.quantile(gaps, 0.99, overwrite_input=True))  # no copy: a log may be long
+    long = np.flatnonzero(tail > max(GAP_SECONDS, GAP_TIMES * usual))
+    return float(times[first + long[0]]) if len(long) else float(times[-1])
 
 
 def valid_span(time_seconds: NDArray[Any], now_seconds: float) -> tuple[float, float]:
     """The first and last times that are not clock errors. The same rule on gaps applies at the start."""
     last = valid_end(time_seconds, now_seconds)
     times = np.asarray(time_seconds, np.float64)
-    return -valid_end(-times[times <= last][::-1], math.inf), last
+    return -valid_end(-times[: np.searchsorted(times, last, side="right")][::-1], math.inf), last

@@ -29,7 +29,7 @@ SAMPLE = 4096
 SLICE_ROWS = 2**22
 """Most rows of a piece whose ids or times are in memory together."""
 
-BUCKET_ROWS = 2**24
+BUCKET_ROWS = 2**22
 """About how many ids are compared at a time."""
 
 Slice = tuple[int, int, int]

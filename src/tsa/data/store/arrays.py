@@ -43,6 +43,10 @@ class Arrays(Protocol):
         """A context manager that creates one array."""
         ...
 
+    def array(self, file: str) -> NDArray[Any]:
+        """One of the arrays, read-only."""
+        ...
+
 
 @dataclass(frozen=True)
 class FolderArrays:

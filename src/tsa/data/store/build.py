@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
+from tsa.data.encoding.training_rows import part_rows
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.reader import KNOWN_AT, LABEL, TIME, CleanLog, read_log, read_table
-from tsa.data.store.arrays import Arrays, Entries, FolderArrays, MemoryArrays, write_array
+from tsa.data.store.arrays import Arrays, Entries, FolderArrays, MemoryArrays
 from tsa.data.store.data_report import report_on_rows
 from tsa.data.store.encoded_rows import Encoded, encode_rows
 from tsa.data.store.indexed_histories import write_histories
@@ -177,18 +178,26 @@ def _read(
 def _write_times(
     rows: pl.LazyFrame, arrays: Arrays, carried: EmbeddedHistoryStore | None
 ) -> tuple[Entries, NDArray[np.float64]]:
-    """Write times and labels. Returns the times of the payments, which define the splits.
+    """Write times and labels, part by part. Returns the times of the payments, which define the splits.
 
     The outcomes of earlier payments that rows carry are never known.
     """
-    entries: Entries = {}
-    frame = rows.select(TIME, LABEL, KNOWN_AT).collect()
+    n = int(rows.select(pl.len()).collect().item())
     times = np.empty(0) if carried is None else carried.time_seconds
     behind = {"time_seconds": times, "label": np.full(len(times), -1), "known_at_seconds": np.full(len(times), np.inf)}
-    for name, column in (("time_seconds", TIME), ("label", LABEL), ("known_at_seconds", KNOWN_AT)):
-        pieces = (frame[column].to_numpy(), behind[name])
-        entries |= write_array(arrays, array_file(name), ARRAYS[name], len(frame) + len(times), pieces)
-    return entries, frame[TIME].to_numpy()
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(arrays.writer(array_file(name), ARRAYS[name], (n + len(times),)))
+            for name in behind
+        }
+        for first, last in HERE.parts(n, part_rows(len(behind))):
+            frame = rows.slice(first, last - first).select(TIME, LABEL, KNOWN_AT).collect()
+            for name, column in (("time_seconds", TIME), ("label", LABEL), ("known_at_seconds", KNOWN_AT)):
+                writers[name].append(frame[column].to_numpy())
+        for name, piece in behind.items():
+            writers[name].append(piece)
+    entries = {array_file(name): writer.entry for name, writer in writers.items()}
+    return entries, arrays.array(array_file("time_seconds"))[:n]
 
 
 def manifest_of(market: Market, encoder: Encoder, n: int, splits: dict[str, Split], entries: Entries) -> dict[str, Any]:

@@ -17,7 +17,10 @@ from tsa.data.history import known_too_late
 from tsa.data.log.column_checks import late_note, notes_on
 from tsa.data.store.manifest import REPORT
 from tsa.data.store.splits import Split
+from tsa.data.workers import HERE
 
+REPORT_ROWS = 2**21
+"""Most rows whose outcomes are in memory together."""
 MAX_NOTES = 20
 """Most notes on columns that are logged. The report has all of them."""
 
@@ -56,10 +59,11 @@ def report_on_rows(
 def late_outcomes(rows: pl.LazyFrame, splits: Mapping[str, Split]) -> dict[str, int]:
     """By range: how many outcomes become known only after the test range has begun."""
     late: dict[str, int] = {}
-    if splits:
-        frame = rows.select(LABEL, KNOWN_AT).collect()
-        for name in [name for name in splits if name != "test"]:
-            first, last = splits[name]["rows"]
-            label, known_at = (frame[column].slice(first, last - first).to_numpy() for column in (LABEL, KNOWN_AT))
-            late[name] = int(known_too_late(label, known_at, splits["test"]["start_seconds"]).sum())
+    for name in [name for name in splits if name != "test"]:
+        begin, end = splits[name]["rows"]
+        late[name] = 0
+        for first, last in HERE.parts(end - begin, REPORT_ROWS):
+            frame = rows.slice(begin + first, last - first).select(LABEL, KNOWN_AT).collect()
+            known_at = frame[KNOWN_AT].to_numpy()
+            late[name] += int(known_too_late(frame[LABEL].to_numpy(), known_at, splits["test"]["start_seconds"]).sum())
     return late
