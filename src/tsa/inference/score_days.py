@@ -26,6 +26,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tsa.data.log.paths import SCORES, SCORES_KIND
 from tsa.data.log.quarantine import QuarantineLike
 from tsa.data.log.sorting import ParquetChunkWriter
 from tsa.data.store.manifest import MANIFEST
@@ -39,8 +40,7 @@ from tsa.inference.score_parts import BATCH_SIZE
 from tsa.inference.scorer import PART_ROWS, LogOrStore, Scorer, check_finite
 from tsa.progress import Progress, silent
 
-MARKER, PLAN, LOCK = "scores.json", "plan.json", "lock"
-KIND = "tsa scores by day"
+MARKER, PLAN, LOCK = SCORES, "plan.json", "lock"
 DAY_SECONDS = 86_400
 
 
@@ -224,7 +224,7 @@ def write_days(
     scored = int(store.scored_before(rows[0])), int(store.scored_before(rows[1]))
     days, task = plan_days(store, rows), DayTask(scored=scored, may_lack_scores=on_unscored is not None)
     plan = {
-        "kind": KIND,
+        "kind": SCORES_KIND,
         "program": version("tsa-fraud"),
         "bundle": scorer.bundle.sha256,
         "store": sha256_of(store.path / MANIFEST),

@@ -9,10 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tsa.data.log.paths import find_files
+from tsa.data.log.paths import SCORES, SCORES_KIND, find_files
 from tsa.data.log.sources import open_sources
 from tsa.errors import ConfigError, DataError
-from tsa.files.writing import need_suffix
+from tsa.files.writing import need_suffix, write_json
 
 
 def made(folder: Path, *names: str) -> Path:
@@ -79,6 +79,17 @@ def test_names_that_are_empty_or_urls_of_this_machine(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a name must not be empty"):
         find_files([""])
     assert find_files([f"file://{tmp_path}/jan.csv"]) == [(f"{tmp_path}/jan.csv", "csv")]
+
+
+def test_folders_of_scores_and_without_tables(tmp_path: Path) -> None:
+    made(tmp_path, "jan.csv", "mine/2025-01-01.parquet", "mine/scores.json", "empty/notes.txt")
+    assert len(found(tmp_path, "mine")) == 2, "another program's file of scores"
+    write_json(tmp_path / "mine" / SCORES, {"kind": SCORES_KIND})
+    for log in ("mine", ""):
+        with pytest.raises(DataError, match=f"{tmp_path / 'mine'} is a folder of scores that this program wrote"):
+            found(tmp_path, log)
+    with pytest.raises(DataError, match=r"the folder '.*empty' holds no file of a known kind \(\.parquet, "):
+        found(tmp_path, "empty")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,9 @@ OWN_FOLDERS = {
     "an evaluation": ("report.json", "report.html"),
 }
 """Folders that this program writes, by the names of the files in them."""
+SCORES, SCORES_KIND = "scores.json", "tsa scores by day"
+"""The file in a folder of scores by day, and the kind that it begins with; others may have a file of this name."""
+PEEK = 100
 HIDDEN = ("_", ".")
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 SHOWN = 3
@@ -55,6 +58,10 @@ def find_files(logs: Sequence[str]) -> list[tuple[str, str]]:
             raise DataError("log: a name must not be empty; name files, folders or URLs")
         paths = [log] if "://" in log else list(_local(log))
         if not paths:
+            if Path(log).is_dir():
+                raise DataError(
+                    f"log: the folder {log!r} holds no file of a known kind ({_endings()}); correct the path"
+                )
             raise DataError(f"log: no such file or folder: {log!r}; correct the path")
         for path in paths:
             kind = kind_of(path)
@@ -78,9 +85,12 @@ def kind_of(path: str) -> str:
     """The kind of a file by its ending. Raises DataError for an unknown ending."""
     kind = _kind_or_none(path)
     if kind is None:
-        ends = ", ".join(f".{end}" for end in KINDS)
-        raise DataError(f"log: a file must end in one of {ends} (text also in .gz or .zst) (got {path!r})")
+        raise DataError(f"log: a file must end in one of {_endings()} (text also in .gz or .zst) (got {path!r})")
     return kind
+
+
+def _endings() -> str:
+    return ", ".join(f".{end}" for end in KINDS)
 
 
 def folder_names(path: str) -> set[str]:
@@ -159,13 +169,22 @@ def _log_ignored_files(log: str | Path, paths: Sequence[str]) -> None:
 
 
 def _refuse_own(folder: Path, log: Path) -> None:
-    for what, names in OWN_FOLDERS.items():
-        if all((folder / name).exists() for name in names):
-            inside = "" if folder == log else f" inside the log folder {log}"
-            raise DataError(
-                f"log: {folder} is {what} that this program wrote{inside}, not payments; "
-                "name the files of the log, or move that folder elsewhere"
-            )
+    own = (what for what, names in OWN_FOLDERS.items() if all((folder / name).exists() for name in names))
+    what = next(own, "a folder of scores" if _has_scores(folder) else None)
+    if what is not None:
+        inside = "" if folder == log else f" inside the log folder {log}"
+        raise DataError(
+            f"log: {folder} is {what} that this program wrote{inside}, not payments; "
+            "name the files of the log, or move that folder elsewhere"
+        )
+
+
+def _has_scores(folder: Path) -> bool:
+    """Whether a folder has scores by day, of `tsa score --out FOLDER`."""
+    if not (folder / SCORES).is_file():
+        return False
+    with (folder / SCORES).open("rb") as file:
+        return SCORES_KIND.encode() in file.read(PEEK)
 
 
 def _kind_or_none(path: str) -> str | None:
