@@ -215,6 +215,25 @@ def test_times_with_any_offset(moment: datetime, shift: int, mark: str, spec: st
         assert read == parse_epoch_seconds(form, "x", None, LOG) == exact.timestamp()
 
 
+@pytest.mark.parametrize(
+    ("spelled", "unit", "seconds"),
+    [
+        ("1.73569E+12", "ms", None),
+        ("1.73569e+09", "s", None),
+        (" 1.7E9 ", "s", None),
+        ("1.735689600123e+12", "ms", 1735689600.123),  # as Arrow writes large floats
+        ("1.7356896e+18", "ns", 1735689600.0),
+    ],
+)
+def test_times_without_all_their_digits(spelled: str, unit: str, seconds: float | None) -> None:
+    assert of(columns.seconds("x", pl.String(), unit, LOG), spelled, pl.String()) == seconds
+    if seconds is not None:
+        assert parse_epoch_seconds(spelled, "x", unit, LOG) == seconds
+        return
+    with pytest.raises(RuleViolationError, match="with all its digits"):
+        parse_epoch_seconds(spelled, "x", unit, LOG)
+
+
 def test_short_floats_hold_no_times() -> None:
     assert not columns.is_time(pl.Float32(), "s")
     assert columns.is_time(pl.Float64(), "s")

@@ -45,6 +45,8 @@ SHORTENED = (
 """Numbers from which a spreadsheet or float column has dropped digits: different ids may look the same. With one zero
 after the point, floats are written that are too large to hold every integer.
 """
+SHORTENED_TIME = r"^[0-9](?:[.,][0-9]{1,5})?[eE]\+?[0-9]+$"
+"""Numbers with six digits at most, as spreadsheets and `%g` shorten them: too few for a present-day time."""
 EXACT_BITS = {16: 2.0**11, 32: 2.0**24, 64: MAX_EXACT}
 """By bits of a float: the number from which integers are no longer exact."""
 

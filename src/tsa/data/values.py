@@ -14,12 +14,21 @@ import polars as pl
 
 from tsa.config.input import FALSE, TRUE
 from tsa.config.tables import LABEL_TEXTS, Label
-from tsa.data.spelling import BLANKS, COMMA_NUMBER, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling, plain_digits
+from tsa.data.spelling import (
+    BLANKS,
+    COMMA_NUMBER,
+    MAX_EXACT,
+    SHORTENED,
+    SHORTENED_TIME,
+    UNIT_SCALE,
+    Spelling,
+    plain_digits,
+)
 from tsa.text import shorten, truncate_repr
 from tsa.times import as_moment, to_seconds
 
 _COMMA_NUMBER = re.compile(COMMA_NUMBER)
-_SHORTENED = re.compile(SHORTENED)
+_SHORTENED, _SHORTENED_TIME = re.compile(SHORTENED), re.compile(SHORTENED_TIME)
 _TRUTH = {**dict.fromkeys(TRUE, 1.0), **dict.fromkeys(FALSE, 0.0)}
 # no adjacent repetitions of the same characters: time is linear in the text's length, not quadratic
 _NUMBER = re.compile(r"[+-]?(([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|inf|infinity|nan)", re.IGNORECASE)
@@ -162,8 +171,9 @@ def _counted(value: object, name: str, unit: str, spelling: Spelling) -> float:
         number = number_of(value, name, spelling)
     except RuleViolationError:
         number = None
-    if number is None or isinstance(value, bool):
-        raise RuleViolationError("bad_time", name, f"must be a number of {unit}", value)
+    shortened = isinstance(value, str) and _SHORTENED_TIME.fullmatch(value.strip(BLANKS))
+    if number is None or isinstance(value, bool) or shortened:
+        raise RuleViolationError("bad_time", name, f"must be a number of {unit} with all its digits", value)
     if unit == "ns":  # as floats, present-day nanoseconds would lose their last digits
         text = value.strip(BLANKS) if isinstance(value, str) else ""
         exact = int(text) if _INTEGER_TEXT.fullmatch(text) else value

@@ -11,7 +11,16 @@ import polars as pl
 
 from tsa.config.input import FALSE, TRUE
 from tsa.config.tables import LABEL_TEXTS
-from tsa.data.spelling import COMMA_NUMBER, EXACT_BITS, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling, plain_digits
+from tsa.data.spelling import (
+    COMMA_NUMBER,
+    EXACT_BITS,
+    MAX_EXACT,
+    SHORTENED,
+    SHORTENED_TIME,
+    UNIT_SCALE,
+    Spelling,
+    plain_digits,
+)
 from tsa.times import DAY_SECONDS, ISO
 
 
@@ -158,6 +167,8 @@ def seconds(name: str, dtype: pl.DataType, unit: str | None, spelling: Spelling)
     if unit is None:
         return _iso_seconds(column.cast(pl.String).str.strip_chars(), zone)
     given = _quotient(number(name, dtype, spelling).fill_nan(None), UNIT_SCALE[unit])
+    if is_text_type(dtype):
+        given = pl.when(~column.cast(pl.String).str.strip_chars().str.contains(SHORTENED_TIME)).then(given)
     if unit != "ns" or dtype.is_float():
         return given
     # as floats, present-day nanoseconds would lose their last digits

@@ -137,8 +137,12 @@ def json_fault(path: str) -> str | None:
         try:
             value = orjson.loads(line.rstrip(b"\r\n"))
         except orjson.JSONDecodeError as error:
+            if number == 1 and line.lstrip().startswith(b"["):
+                return "is one JSON array; write one object per line"
             return f"line {number} is not JSON: {_why(line, error)}"
         if not isinstance(value, dict):
+            if number == 1 and isinstance(value, list):
+                return "is one JSON array; write one object per line"
             kind = {"list": "a list", "str": "a text"}.get(type(value).__name__, "a single value")
             return f"line {number} must hold an object of fields (got {kind}); write one object per line"
         if _TOO_LONG.search(line):

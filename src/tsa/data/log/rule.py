@@ -31,7 +31,7 @@ class Rule:
 
 def readable_time(unit: str | None) -> str:
     """The text of the rule for a time."""
-    return f"must be a number of {unit}" if unit else "must be like 2018-05-07T12:00:00Z"
+    return f"must be a number of {unit} with all its digits" if unit else "must be like 2018-05-07T12:00:00Z"
 
 
 def degrees_text(limit: float) -> str:
