@@ -122,7 +122,7 @@ def _made(market: Market, logs: list[Path], out: Path, workers: Workers) -> dict
     repeated=st.lists(st.tuples(st.integers(0, 55), st.booleans()), max_size=3),
     cuts=st.lists(st.integers(0, 55), max_size=3),
     count=st.integers(2, 5),
-    kind=st.sampled_from(["parquet", "csv"]),
+    kind=st.sampled_from(["parquet", "csv", "utf-16"]),
 )
 def test_the_store_does_not_depend_on_the_parts(
     table: dict[str, Any],
@@ -137,8 +137,10 @@ def test_the_store_does_not_depend_on_the_parts(
         folder, logs, market = Path(name), [], Market.from_dict(table)
         for number, (first, last) in enumerate(itertools.pairwise([0, *sorted(cuts), len(log)])):
             if first < last:
-                logs.append(folder / f"{number}.{kind}")
-                getattr(log[first:last], f"write_{kind}")(logs[-1])
+                logs.append(folder / f"{number}.{'parquet' if kind == 'parquet' else 'csv'}")
+                getattr(log[first:last], f"write_{logs[-1].suffix[1:]}")(logs[-1])
+                if kind == "utf-16":
+                    logs[-1].write_text(logs[-1].read_text(), "utf-16")
         expected = _made(market, logs, folder / "here", Workers())
         assert _made(market, logs, folder / "there", Workers(least=count, by_file=True)) == expected
         assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tsa.data.encoding.exact_sums import quantile_of
 from tsa.times import DAY_SECONDS
 
+PIECE_TIMES = 2**21
+"""Gaps that are in memory together."""
 TIMES_PER_OUTLIER, GAP_SECONDS, GAP_TIMES, MIN_TIMES = 1000, 2 * DAY_SECONDS, 20, 20
 """Which times are ignored: see `valid_end`. With fewer times than the last value, none are."""
 
@@ -25,16 +28,27 @@ def valid_end(time_seconds: NDArray[Any], now_seconds: float) -> float:
     times = times[:past] if past else times
     if len(times) < MIN_TIMES:
         return float(times[-1])
-    gaps = np.diff(times)
-    tail = gaps[-max(1, len(times) // TIMES_PER_OUTLIER) :]
-    tail, first = tail.copy(), len(gaps) - len(tail)
-    usual = float(np.quantile(gaps, 0.99, overwrite_input=True))  # no copy: a log may be long
-    long = np.flatnonzero(tail > max(GAP_SECONDS, GAP_TIMES * usual))
-    return float(times[first + long[0]]) if len(long) else float(times[-1])
+    count = max(1, len(times) // TIMES_PER_OUTLIER)
+    long = np.flatnonzero(np.diff(times[-count - 1 :]) > _long_gap(times))
+    return float(times[len(times) - 1 - count + long[0]]) if len(long) else float(times[-1])
 
 
 def valid_span(time_seconds: NDArray[Any], now_seconds: float) -> tuple[float, float]:
     """The first and last times that are not clock errors. The same rule on gaps applies at the start."""
     last = valid_end(time_seconds, now_seconds)
     times = np.asarray(time_seconds, np.float64)
-    return -valid_end(-times[: np.searchsorted(times, last, side="right")][::-1], math.inf), last
+    times = times[: np.searchsorted(times, last, side="right")]
+    if len(times) < MIN_TIMES:
+        return float(times[0]), last
+    long = np.flatnonzero(np.diff(times[: max(1, len(times) // TIMES_PER_OUTLIER) + 1]) > _long_gap(times))
+    return float(times[long[-1] + 1] if len(long) else times[0]), last
+
+
+def _long_gap(times: NDArray[np.float64]) -> float:
+    """The gap from which times before or after it are ignored. Gaps are read in pieces: a log may be long."""
+
+    def gaps() -> Iterator[NDArray[np.float64]]:
+        for first in range(0, len(times) - 1, PIECE_TIMES):
+            yield np.diff(times[first : first + PIECE_TIMES + 1])
+
+    return max(GAP_SECONDS, GAP_TIMES * quantile_of(gaps, len(times) - 1, 0.99))

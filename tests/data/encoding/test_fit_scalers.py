@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tsa.config.market import Categorical, Numerical
 from tsa.data.encoding import exact_sums
-from tsa.data.encoding.exact_sums import exact_sum, mean_of
+from tsa.data.encoding.exact_sums import exact_sum, mean_of, quantile_of
 from tsa.data.encoding.fit_scalers import fit_scalers
 from tsa.data.encoding.training_rows import TrainingRows
 from tsa.data.encoding.vocabulary import fit_vocabularies
@@ -58,3 +58,10 @@ def test_sums_are_exact(drawn: list[float]) -> None:
     if drawn and math.isfinite(sum(drawn)):
         assert mean_of(total, len(drawn)) == pytest.approx(math.fsum(drawn) / len(drawn), rel=1e-15)
     assert mean_of(exact_sum(np.array([1.0, math.inf])), 2) == math.inf
+
+
+@pytest.mark.parametrize("level", [0.0, 0.013, 0.5, 0.99, 1.0])
+def test_a_quantile_of_pieces_is_that_of_all_values(level: float) -> None:
+    drawn = np.random.default_rng(1).exponential(size=30_001).round(3)
+    assert quantile_of(lambda: iter(np.array_split(drawn, 4)), len(drawn), level) == np.quantile(drawn, level)
+    assert quantile_of(lambda: iter([drawn[:1]]), 1, level) == drawn[0]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,3 +100,16 @@ def values_in(values: Float64, limits: Float64, wanted: Int64) -> tuple[Float64,
     inside = np.isin(np.searchsorted(limits, values, side="right"), wanted)
     once, times = np.unique(values[inside], return_counts=True)
     return once, times.astype(np.int64)
+
+
+def quantile_of(pieces: Callable[[], Iterator[Float64]], count: int, level: float) -> float:
+    """A quantile of `count` values, which `pieces` gives again each time, as `numpy.quantile` has it of all of them."""
+    limits = reduce(joined_samples, (sample_of(piece) for piece in pieces()))
+    statistics = OrderStatistics(limits, reduce(np.add, (counts_between(piece, limits) for piece in pieces())))
+    place = level * (count - 1)
+    below = math.floor(place)
+    places = np.unique([below, min(below + 1, count - 1)])
+    wanted = statistics.wanted(places)
+    low, high = statistics.at(places, [values_in(piece, limits, wanted) for piece in pieces()])[[0, -1]].tolist()
+    share = place - below
+    return float(low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share))

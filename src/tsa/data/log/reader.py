@@ -85,7 +85,13 @@ def read_log(
     keys = (market.event.id, *market.key_columns, *digits)
     numbers = () if market.wire is not None else number_columns(market)
     sources = open_sources(
-        logs, read_columns(market), keys, reading=market.reading, made=MadeColumns.of(market), numbers=numbers
+        logs,
+        read_columns(market),
+        keys,
+        reading=market.reading,
+        made=MadeColumns.of(market),
+        numbers=numbers,
+        workers=workers,
     )
     say_guesses(sources)
     market, sources = pseudonymized(market, sources)

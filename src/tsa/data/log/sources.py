@@ -32,7 +32,8 @@ from tsa.data.log.paths import find_files, folder_names, folder_value, short_nam
 from tsa.data.log.read_errors import why_unreadable
 from tsa.data.log.text_tables import EXTRA, check_lines, has_literal_quotes_in, scan_table
 from tsa.data.utf8_copy import in_utf8
-from tsa.errors import DataError
+from tsa.data.workers import HERE, Workers
+from tsa.errors import ClusterError, DataError
 
 __all__ = ["EXTRA", "Source", "guesses_of", "open_sources", "say_guesses", "table_source"]
 
@@ -170,6 +171,7 @@ def open_sources(
     reading: Input | None = None,
     made: MadeColumns = NOTHING,
     numbers: Sequence[str] = (),
+    workers: Workers = HERE,
 ) -> list[Source]:
     """All files of the logs, grouped into few sources, in order.
 
@@ -179,6 +181,7 @@ def open_sources(
         reading: How tables are written; None: detected in their first lines.
         made: Columns that are made when the files are read.
         numbers: Columns of numbers: their first rows show whether there is a decimal comma.
+        workers: Open the files, if each file is a part.
 
     Raises:
         DataError: With file and line, if a file is missing, empty, truncated, or of another format than its name
@@ -187,9 +190,11 @@ def open_sources(
     files = find_files(logs)
     names = short_names([path for path, _ in files])
     columns, keys, reading = made.parts(columns), made.parts(keys), reading or Input()
+    given = columns, keys, reading
+    away = workers.call(_opened_away, given, files) if workers.by_file else iter([None] * len(files))
     opened = [
-        _with_made(_with_folders(_opened(path, kind, columns, keys, reading), columns), made, name)
-        for (path, kind), name in zip(files, names, strict=True)
+        _with_made(_with_folders(source or _opened(path, kind, *given), columns), made, name)
+        for source, (path, kind), name in zip(away, files, names, strict=True)
     ]
     for source in opened:
         _refuse_own(source, columns, single=len(files) == 1)
@@ -276,6 +281,21 @@ def _opened(path: str, kind: str, columns: Sequence[str], keys: Sequence[str], r
         raise why_unreadable(path, kind, error) from error
     except DataError as error:
         raise DataError(str(error).replace(path, shown)) from None
+
+
+def _opened_away(given: tuple[Sequence[str], Sequence[str], Input], file: tuple[str, str]) -> Source | None:
+    """A file that a worker opens. None if it is in another encoding: its copy must be where the others are."""
+    path, kind = file
+    where = path if "://" in path else os.path.abspath(path)
+    if "://" not in path and not os.path.exists(where):
+        raise ClusterError(
+            f"each node of the cluster must see the log (got no {where}): use a folder that all nodes share"
+        )
+    try:
+        source = _opened(where, kind, *given)
+    except DataError as error:
+        raise DataError(str(error).replace(where, path)) from None
+    return None if source.copy is not None else replace(source, paths=(path,))
 
 
 def _with_folders(source: Source, columns: Sequence[str]) -> Source:
