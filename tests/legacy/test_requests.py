@@ -1,7 +1,7 @@
 """Requests to the legacy system's own handlers, with their answers: where the folder of these stands beside the repository.
 
-Each case is read and scored alone, as the endpoint does it, and all of them as files; what the handlers refused, failed on, or
-had no number for is refused here.
+Each case is scored alone by the SageMaker functions, and all of them by the endpoint and as files; what the handlers refused,
+failed on, or had no number for is refused here.
 """
 
 from __future__ import annotations
@@ -17,25 +17,36 @@ from typing import Any
 import polars as pl
 import pytest
 
+from support.endpoint import endpoint
 from tsa.config.market import Market
 from tsa.data.log.quarantine import Quarantine
-from tsa.errors import ConfigError, DataError
+from tsa.errors import ConfigError
 from tsa.inference.scorer import Scorer
+from tsa.integrations.sagemaker.serving import input_fn, model_fn, output_fn, predict_fn
 from tsa.legacy.importer import import_legacy
+from tsa.serving.problems import ProblemError
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 MARKETS = ("eu", "na")
+JSON = "application/json"
 pytestmark = pytest.mark.skipif(
     not all((GOLDEN / f"legacy_{name}").is_dir() for name in MARKETS), reason="the legacy system's folders are not here"
 )
 
 
 @pytest.fixture(scope="module", params=MARKETS)
-def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Scorer, list[Any]]:
+def bundle_and_cases(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Any]]:
     folder, bundle = GOLDEN / f"legacy_{request.param}", tmp_path_factory.mktemp(request.param) / "bundle"
     import_legacy(folder, Market.from_dict(tomllib.loads((folder / "market.toml").read_text()))).save(bundle)
     with gzip.open(folder / "cases.jsonl.gz", "rt", encoding="utf-8") as file:
-        cases = [json.loads(line) for line in file]
+        return bundle, [json.loads(line) for line in file]
+
+
+@pytest.fixture(scope="module")
+def imported(bundle_and_cases: tuple[Path, list[Any]]) -> tuple[Scorer, list[Any]]:
+    bundle, cases = bundle_and_cases
     return Scorer.load(bundle), cases
 
 
@@ -59,17 +70,36 @@ def differences(cases: list[Any], found: list[tuple[float, float] | None]) -> li
     return wrong
 
 
-def test_single_requests_get_the_originals_scores(imported: tuple[Scorer, list[Any]]) -> None:
-    scorer, cases = imported
-    found: list[tuple[float, float] | None] = []
+def in_legacy_words(answer: dict[str, Any]) -> tuple[float, float] | None:
+    return None if "problem" in answer else (float(answer["legacy-score"]), float(answer["score-percentile"]))
+
+
+def in_own_words(answer: dict[str, Any]) -> tuple[float, float] | None:
+    return None if "problem" in answer else (answer["raw_score"], answer["percentile"])
+
+
+def test_single_requests_get_the_originals_scores(bundle_and_cases: tuple[Path, list[Any]]) -> None:
+    bundle, cases = bundle_and_cases
+    model, found = model_fn(str(bundle)), list[tuple[float, float] | None]()
     for case in cases:
         try:
-            got = scorer.score_requests(scorer.wire_reader.read(json.dumps(case["row"])))
-            found.append((float(got["raw_score"][0]), float(got["percentile"][0])))
-        except DataError:
+            answered, _ = output_fn(predict_fn(input_fn(json.dumps(case["row"]), JSON), model), JSON)
+            found.append(in_legacy_words(json.loads(answered)["predictions"][0]))
+        except ProblemError:
             found.append(None)
     assert differences(cases, found) == []
     assert sum(expected(case) is not None for case in cases) > 80
+
+
+@pytest.mark.skipif(not os.environ.get("TSA_LONG"), reason="TSA_LONG=1 also asks a server for each case, twice")
+def test_the_endpoint_gives_the_originals_scores(bundle_and_cases: tuple[Path, list[Any]]) -> None:
+    bundle, cases = bundle_and_cases
+    body = json.dumps([case["row"] for case in cases])
+    with endpoint(bundle, max_bytes=2 * len(body), max_list=len(cases)) as client:
+        own = client.post("/v1/score", content=body, headers={"content-type": JSON}, timeout=60).json()
+        legacy = client.post("/invocations", content=body, headers={"content-type": JSON}, timeout=60).json()
+    assert differences(cases, list(map(in_own_words, own))) == []
+    assert differences(cases, list(map(in_legacy_words, legacy["predictions"]))) == []
 
 
 @pytest.mark.parametrize("form", ["jsonl", "tsv"])
