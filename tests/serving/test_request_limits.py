@@ -130,6 +130,23 @@ def test_csv_has_a_line_of_names() -> None:
     assert refused(b"id\n", CSV) == "empty"
 
 
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b'id,kind\na,"x\nb,y"\nc,z\n', "ends at line 3 a quote is not closed"),  # it would swallow b
+        (b'id,kind\na,"x\nb,y\n', "ends at line 3 a quote is not closed"),
+        (b'id,kind\na,x\nb,"5" tv\n', "ends at line 3 a quote is not closed"),
+        (b"id,kind\na,\xe9\n", "in UTF-8 (byte 0xe9 is not)"),
+    ],
+)
+def test_csv_that_cannot_be_read_says_where(body: bytes, detail: str) -> None:
+    with pytest.raises(ProblemError) as error:
+        read(body, CSV)
+    assert error.value.rule == "not_csv"
+    assert detail in error.value.detail
+    assert read(b'id,kind\na,"two\nlines"\n', CSV).rows == [{"id": "a", "kind": "two\nlines"}]
+
+
 def test_parquet_is_read_as_it_is_typed() -> None:
     frame = pl.DataFrame({"id": [1, 2], "at": [datetime(2025, 4, 20), None], "amount": [1.5, None]})
     buffer = io.BytesIO()

@@ -159,6 +159,10 @@ def _lines(body: bytes, max_rows: int) -> Iterator[Any]:
 def _csv(body: bytes, max_rows: int) -> Iterator[Any]:
     try:
         reader = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
+    except UnicodeDecodeError as error:
+        detail = f"the body must be CSV in UTF-8 (byte {body[error.start]:#04x} is not)"
+        raise ProblemError(UNREADABLE, "not_csv", detail) from None
+    try:
         header = next(reader, [])
         if not header or len(set(header)) < len(header) or len(header) > MAX_COLUMNS or "" in header:
             detail = "the first line of a CSV body must name its columns, each once"
@@ -166,13 +170,27 @@ def _csv(body: bytes, max_rows: int) -> Iterator[Any]:
         for count, fields in enumerate((fields for fields in reader if fields), 1):
             if count > max_rows:
                 raise too_many(max_rows)
+            if _joins_rows(fields, len(header)):
+                raise csv.Error
             if len(fields) != len(header):
                 text = f"must have {len(header)} fields, as the first line has"
                 yield RuleViolation("wrong_number_of_fields", "payment", text, str(len(fields)))
             else:
                 yield dict(zip(header, fields, strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ProblemError(UNREADABLE, "not_csv", f"the body must be CSV in UTF-8: {type(error).__name__}") from None
+    except csv.Error as error:
+        what = "a quote is not closed, or does not enclose a complete field"
+        if "field limit" in str(error):
+            what = "a field is too long"
+        detail = f"the body must be CSV, but in the row that ends at line {reader.line_num} {what}"
+        raise ProblemError(UNREADABLE, "not_csv", detail) from None
+
+
+def _joins_rows(fields: Sequence[str], count: int) -> bool:
+    """Whether most lines of a row look like complete rows of `count` fields: then a quote has swallowed payments."""
+    if count < 2 or not any("\n" in field for field in fields):
+        return False
+    lines = ",".join(fields).split("\n")
+    return 2 * sum(line.count(",") == count - 1 for line in lines) > len(lines)
 
 
 def _parquet(body: bytes, max_rows: int, max_bytes: int) -> list[dict[str, Any]]:
