@@ -80,6 +80,7 @@ def test_parts_have_each_row_once(n: int, workers: Workers, most: int) -> None:
     assert all(one[1] == other[0] for one, other in itertools.pairwise(parts))
     assert len(parts) >= min(workers.least, n, 1 + n // GROUP_ROWS)
     assert max(last - first for first, last in parts) <= most + GROUP_ROWS * (n >= GROUP_ROWS and most >= GROUP_ROWS)
+    assert workers.least > 1 or len(parts) == max(1, -(-n // most))
     assert n == 0 or min(last - first for first, last in parts) > 0
 
 

@@ -29,7 +29,7 @@ def valid_end(time_seconds: NDArray[Any], now_seconds: float) -> float:
     if len(times) < MIN_TIMES:
         return float(times[-1])
     count = max(1, len(times) // TIMES_PER_OUTLIER)
-    long = np.flatnonzero(np.diff(times[-count - 1 :]) > _long_gap(times))
+    long = _long_gaps(np.diff(times[-count - 1 :]), times)
     return float(times[len(times) - 1 - count + long[0]]) if len(long) else float(times[-1])
 
 
@@ -40,15 +40,20 @@ def valid_span(time_seconds: NDArray[Any], now_seconds: float) -> tuple[float, f
     times = times[: np.searchsorted(times, last, side="right")]
     if len(times) < MIN_TIMES:
         return float(times[0]), last
-    long = np.flatnonzero(np.diff(times[: max(1, len(times) // TIMES_PER_OUTLIER) + 1]) > _long_gap(times))
+    long = _long_gaps(np.diff(times[: max(1, len(times) // TIMES_PER_OUTLIER) + 1]), times)
     return float(times[long[-1] + 1] if len(long) else times[0]), last
 
 
-def _long_gap(times: NDArray[np.float64]) -> float:
-    """The gap from which times before or after it are ignored. Gaps are read in pieces: a log may be long."""
+def _long_gaps(few: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Which of a few gaps are so long that times before or after them are ignored.
+
+    The usual gaps are only read if one may be, in pieces: a log may be long.
+    """
+    if few.max() <= GAP_SECONDS:
+        return np.empty(0, np.int64)
 
     def gaps() -> Iterator[NDArray[np.float64]]:
         for first in range(0, len(times) - 1, PIECE_TIMES):
             yield np.diff(times[first : first + PIECE_TIMES + 1])
 
-    return max(GAP_SECONDS, GAP_TIMES * quantile_of(gaps, len(times) - 1, 0.99))
+    return np.flatnonzero(few > max(GAP_SECONDS, GAP_TIMES * quantile_of(gaps, len(times) - 1, 0.99)))

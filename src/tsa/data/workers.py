@@ -6,7 +6,7 @@ parts nor on who calls it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -55,9 +55,9 @@ class Workers:
     def parts(self, n: int, most: int) -> list[Part]:
         """The parts of n rows, of `most` rows at most."""
         count = max(1, -(-n // most), min(self.least, n))
-        edges: Iterable[int] = [n * at // count for at in range(count + 1)]
+        edges = [n * at // count for at in range(count + 1)]
         if n >= count * GROUP_ROWS and most >= GROUP_ROWS:
-            edges = sorted({*(edge // GROUP_ROWS * GROUP_ROWS for edge in edges), n})
+            edges = [*(edge // GROUP_ROWS * GROUP_ROWS for edge in edges[:-1]), n]
         return list(pairwise(edges))
 
 

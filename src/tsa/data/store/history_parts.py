@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tsa.config.market import HistoryConfig
 from tsa.data.bucketed import read_bucket, slices_of, write_bucketed
 from tsa.data.history import index_histories
-from tsa.data.key_codes import key_code_table
+from tsa.data.key_codes import key_code_table, key_codes
 from tsa.data.key_roles import find_roles, own_places
 from tsa.data.raw_values import frame_tokens
 from tsa.data.store.arrays import Entries, FolderArrays
@@ -145,13 +145,13 @@ def _count_keys(task: HistoryParts, part: int) -> tuple[Int64, int]:
     """How many keys of a part are in each bucket, and its places without a key. Writes its keys, and how often each occurs."""
     first, last = task.parts[part]
     frame = task.rows.slice(first, last - first).select(task.history.columns).collect()
-    codes = key_code_table(frame)
+    codes = key_code_table(frame) if task.history.keys is not None else key_codes(frame.to_series())[:, None]
     save_array(task.codes(part), codes)
     row, column, _ = _items(task.history, codes)
     own = codes[row, column]
     flat = codes.T.ravel()
-    code, at = np.unique(flat, return_index=True)
-    code, at = code[code >= 0], at[code >= 0]
+    at = np.flatnonzero(np.diff(np.maximum.accumulate(flat), prepend=-1) > 0)  # codes are numbered by first appearance
+    code = flat[at]
     keys = pl.concat([frame[name].cast(pl.String).alias(KEY) for name in frame.columns])
     n = len(frame)
     table = pl.DataFrame(
