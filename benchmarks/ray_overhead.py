@@ -241,9 +241,12 @@ def _watching(watched: Watched, command: int) -> Iterator[None]:
         while True:
             seen = _usage(command)
             for pid, (kind, seconds) in seen.cpu.items():
-                watched.cpu[pid] = kind, seconds - before.get(pid, 0.0)
+                # a worker has no name while it starts and when it has ended
+                own = "worker" if watched.cpu.get(pid, (kind,))[0] == "worker" else kind
+                watched.cpu[pid] = own, seconds - before.get(pid, 0.0)
             for pid, (kind, gb) in seen.peak.items():
-                watched.peak[pid] = kind, max(gb, watched.peak.get(pid, (kind, 0.0))[1])
+                own = watched.cpu.get(pid, (kind,))[0]
+                watched.peak[pid] = own, max(gb, watched.peak.get(pid, (own, 0.0))[1])
             if done.wait(0.2):
                 return
 
