@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import os
+import pickle
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +118,18 @@ def _made(market: Market, logs: list[Path], out: Path, workers: Workers) -> dict
     return {**_files(out), "quarantine": quarantine.read_bytes()}
 
 
+def sent(work: Any, shared: Any, items: Sequence[Any]) -> Iterator[Any]:
+    """Calls as a cluster makes them, in another folder, with copies of what is sent."""
+    call = pickle.dumps((work, shared))
+    for item in items:
+        with contextlib.chdir("/"):
+            there, given = pickle.loads(call)
+            made = pickle.dumps(there(given, pickle.loads(pickle.dumps(item))))
+        yield pickle.loads(made)
+
+
 @pytest.mark.usefixtures("small_pieces")
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     table=st.sampled_from(MARKETS),
     events=st.lists(event, max_size=40),
@@ -138,12 +151,12 @@ def test_the_store_does_not_depend_on_the_parts(
         folder, logs, market = Path(name), [], Market.from_dict(table)
         for number, (first, last) in enumerate(itertools.pairwise([0, *sorted(cuts), len(log)])):
             if first < last:
-                logs.append(folder / f"{number}.{'parquet' if kind == 'parquet' else 'csv'}")
+                logs.append(Path(os.path.relpath(folder)) / f"{number}.{'parquet' if kind == 'parquet' else 'csv'}")
                 getattr(log[first:last], f"write_{logs[-1].suffix[1:]}")(logs[-1])
                 if kind == "utf-16":
                     logs[-1].write_text(logs[-1].read_text(), "utf-16")
         expected = _made(market, logs, folder / "here", Workers())
-        assert _made(market, logs, folder / "there", Workers(least=count, by_file=True)) == expected
+        assert _made(market, logs, folder / "there", Workers(run=sent, least=count, by_file=True)) == expected
         assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
 
 

@@ -191,7 +191,8 @@ def open_sources(
     names = short_names([path for path, _ in files])
     columns, keys, reading = made.parts(columns), made.parts(keys), reading or Input()
     given = columns, keys, reading
-    away = workers.call(_opened_away, given, files) if workers.by_file else iter([None] * len(files))
+    places = [(path, path if "://" in path else os.path.abspath(path), kind) for path, kind in files]
+    away = workers.call(_opened_away, given, places) if workers.by_file else iter([None] * len(files))
     opened = [
         _with_made(_with_folders(source or _opened(path, kind, *given), columns), made, name)
         for source, (path, kind), name in zip(away, files, names, strict=True)
@@ -283,10 +284,9 @@ def _opened(path: str, kind: str, columns: Sequence[str], keys: Sequence[str], r
         raise DataError(str(error).replace(path, shown)) from None
 
 
-def _opened_away(given: tuple[Sequence[str], Sequence[str], Input], file: tuple[str, str]) -> Source | None:
+def _opened_away(given: tuple[Sequence[str], Sequence[str], Input], file: tuple[str, str, str]) -> Source | None:
     """A file that a worker opens. None if it is in another encoding: its copy must be where the others are."""
-    path, kind = file
-    where = path if "://" in path else os.path.abspath(path)
+    path, where, kind = file
     if "://" not in path and not os.path.exists(where):
         raise ClusterError(
             f"each node of the cluster must see the log (got no {where}): use a folder that all nodes share"
