@@ -223,11 +223,13 @@ def test_one_json_object_is_a_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"id": 1}\n{"id', "line 2 must be JSON"),
+        ('{"id": 1}\n{"id', "line 2 is not JSON: the line is cut off; copy the file again"),
+        ('{"id": 1}\n{"id": NaN}\n', "line 2 is not JSON: NaN is no JSON value; write null"),
+        ('\ufeff{"id": 1}\n', "line 1 is not JSON: it begins with a byte order mark"),
         ('{"id": 1}\n3\n', r"line 2 must hold a JSON object [(]got int"),
         ("[1, 2]", "must hold JSON objects"),
         ("", "at least one row"),
-        ("id\tat", "must be JSON"),
+        ("id\tat", "line 1 is not JSON"),
     ],
 )
 def test_files_that_are_no_json_are_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ BOM = "\ufeff"
 SEPARATORS = {"csv": ",", "tsv": "\t"}
 """The usual separator of each kind of table. Only in tab-separated ones may quotes be ordinary characters."""
 LINE = "line"
-MAX_NAME = 10_000
-"""The most characters of a column name, well below the limit of Python's reader of tables."""
+MAX_NAME = 100_000
+"""The most characters of a column name, below the limit of Python's reader of tables."""
 COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 """The first bytes of a file with each ending."""
 MAX_DIGITS = 38
@@ -200,11 +200,11 @@ def names_of(line: str, separator: str, quote: str, path: str) -> list[str]:
     """
     if not line.strip():
         raise DataError(f"{path}: line 1 is blank; it must hold the names of the columns")
-    if any(len(name) > MAX_NAME for name in line.split(separator)):
+    if separator in line and any(len(name) > MAX_NAME for name in line.split(separator)):
         raise DataError(f"{path}: line 1: a name is too long; the line must hold the names of the columns")
     if "\r" in line:
         raise DataError(f"{path}: line 1 holds a CR; save the file with line ends of LF or CRLF")
-    if separator == "\t" or not quote:
+    if separator == "\t" or not quote or separator not in line:
         names = [_unquoted(name, quote) for name in line.split(separator)]
     else:
         try:

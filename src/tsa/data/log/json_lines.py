@@ -139,7 +139,7 @@ def json_fault(path: str) -> str | None:
         except orjson.JSONDecodeError as error:
             if number == 1 and line.lstrip().startswith(b"["):
                 return "is one JSON array; write one object per line"
-            return f"line {number} is not JSON: {_why(line, error)}"
+            return f"line {number} is not JSON: {why_not_json(line, error)}"
         if not isinstance(value, dict):
             if number == 1 and isinstance(value, list):
                 return "is one JSON array; write one object per line"
@@ -160,7 +160,8 @@ def _lines(path: str) -> Iterator[bytes]:
         yield from stream
 
 
-def _why(line: bytes, error: ValueError) -> str:
+def why_not_json(line: bytes, error: ValueError) -> str:
+    """Why a line is not JSON, and what to do."""
     if line.startswith(BOM.encode()):
         return "it begins with a byte order mark; save the file as UTF-8 without one"
     if match := _NO_VALUE.search(line):

@@ -18,6 +18,7 @@ from tsa.config.market import Market
 from tsa.config.toml import suggest
 from tsa.data.log import columns
 from tsa.data.log.file_heads import SEPARATORS
+from tsa.data.log.json_lines import why_not_json
 from tsa.data.log.paths import find_files
 from tsa.data.log.read_errors import why_unreadable
 from tsa.data.log.rules import first_findings, needed_columns
@@ -194,7 +195,10 @@ def _json_rows(path: str) -> Iterator[dict[str, Any]]:
             return
         for number, line in enumerate(chain([first], stream), 1):
             if line.strip():
-                row = loads(line, f"{path}: line {number}")
+                try:
+                    row = orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    raise DataError(f"{path}: line {number} is not JSON: {why_not_json(line, error)}") from None
                 if not isinstance(row, dict):
                     raise DataError(f"{path}: line {number} must hold a JSON object (got {type(row).__name__})")
                 yield row
