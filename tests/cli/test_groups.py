@@ -67,3 +67,12 @@ def test_commands_are_listed_in_the_order_of_work() -> None:
     assert places == sorted(places)
     assert [title for title in SECTIONS if f"\n{title}:\n" in text] == list(SECTIONS)
     assert "Other commands" not in text
+
+
+def test_a_group_lists_its_commands_under_one_heading() -> None:
+    groups = [path for path, command in ALL.items() if path and getattr(command, "commands", None)]
+    assert ("history",) in groups
+    for path in groups:
+        text = shown(app, path, 120)
+        assert "\nCommands:\n" in text
+        assert not [title for title in (*SECTIONS, "Other commands") if f"\n{title}:\n" in text]

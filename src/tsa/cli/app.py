@@ -53,21 +53,30 @@ Sets = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Override a setting: a key of the market file, training.KEY or model.KEY, =value. Repeatable.",
+        help="Override a setting: KEY=VALUE. KEY is a key of the market file (label.delay_days), training.KEY or model.KEY. "
+        "Repeatable.",
         show_default=False,
     ),
 ]
 EvaluationSets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override the run's market: evaluation.KEY=value. Repeatable.", show_default=False),
+    typer.Option("--set", help="Override the run's market: evaluation.KEY=VALUE. Repeatable.", show_default=False),
 ]
 MarketSets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override the bundle's market: key=value. Repeatable.", show_default=False),
+    typer.Option(
+        "--set",
+        help="Override the bundle's market: KEY=VALUE, such as label.delay_days=2. Repeatable.",
+        show_default=False,
+    ),
 ]
 LogSets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override the market file: key=value. Repeatable.", show_default=False),
+    typer.Option(
+        "--set",
+        help="Override the market file: KEY=VALUE, such as label.delay_days=2. Repeatable.",
+        show_default=False,
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notes; results and errors only.")]
 Quarantine = Annotated[
@@ -99,7 +108,13 @@ RayAddress = Annotated[
         show_default=False,
     ),
 ]
-Preset = Annotated[str, typer.Option(help="The network: default, reference or reference-two-history.")]
+Preset = Annotated[
+    str,
+    typer.Option(
+        help="The network. default: the one of this project; reference or reference-two-history: that of the legacy system, "
+        "with the sizes and histories of the store."
+    ),
+]
 SettingsFile = Annotated[
     Path | None,
     typer.Option(

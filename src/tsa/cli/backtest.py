@@ -49,7 +49,7 @@ def backtest(
     logs: Annotated[
         list[str],
         typer.Argument(
-            metavar="STORE|LOGS...",
+            metavar="STORE|LOG",
             help="The store that `tsa prepare` wrote, or its URL; or logs, with --market.",
             show_default=False,
         ),
@@ -90,14 +90,15 @@ def backtest(
     warm_start: Annotated[
         bool,
         typer.Option(
-            "--warm-start", help="Start each network from the weights of the fold before. Trees start from nothing."
+            "--warm-start",
+            help="Start each network from the weights of the fold before. Trees are always trained from scratch.",
         ),
     ] = False,
     max_age: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Test each model on this many later test ranges, too, at most. [default: all]",
+            help="Also test each model on up to this many later test ranges, to show how it ages. [default: all]",
             show_default=False,
         ),
     ] = None,
@@ -131,8 +132,9 @@ def backtest(
 ) -> None:
     """Train again and again, as on past dates, and test each model on the payments that followed.
 
-    Each fold knows what was known at its date: vocabularies, trees, network, calibration and thresholds come from payments whose
-    outcomes were known by then. Writes OUT/backtest.html and backtest.json; an interrupted backtest continues with --resume.
+    A fold is one of these dates. Its model knows what was known then: vocabularies, trees, network, calibration and
+    thresholds come from payments whose outcomes were known by then. Writes OUT/backtest.html and backtest.json; an interrupted
+    backtest continues with --resume.
     """
     from tsa.backtest import BacktestSettings
     from tsa.backtest import backtest as run_backtest

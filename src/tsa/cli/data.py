@@ -76,7 +76,8 @@ def simulate(
     """Simulate a log of payments with several kinds of fraud, for experiments. No substitute for real data.
 
     With --format wire and a market of wire rows: rows that carry their own history, as TSV or CSV (.gz), JSON
-    lines or Parquet, with missing values, unknown values, and some rows with one payment too few in the numerical history.
+    lines or Parquet, with missing values, unknown values, and in some rows a numerical history that is one
+    payment shorter than the categorical one.
     """
     from tsa.simulation import write_simulation, write_wire
 
@@ -113,8 +114,8 @@ def prepare(
         Path | None,
         typer.Option(
             "--out",
-            help="The store to write: a folder, s3://BUCKET/FOLDER or gs://. With --append: where to write the longer store, "
-            "if not in place of the old one.",
+            help="The store to write: a folder, s3://BUCKET/FOLDER or gs://. With --append: write the extended store "
+            "here; default: replace the old one.",
             show_default=False,
         ),
     ] = None,

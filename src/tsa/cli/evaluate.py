@@ -40,10 +40,12 @@ from tsa.files.outputs import check_outputs
 def evaluate(
     run: Annotated[
         Path,
-        typer.Argument(help="A run folder; or, with --log, a bundle (folder or .tar.gz).", show_default=False),
+        typer.Argument(
+            metavar="RUN|BUNDLE", help="A run folder; or, with --log, a bundle (folder or .tar.gz).", show_default=False
+        ),
     ],
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[LOGS]...", help="Further logs, after --log.", show_default=False)
+        list[str] | None, typer.Argument(metavar="LOG", help="Further logs, after --log.", show_default=False)
     ] = None,
     log: Annotated[
         list[str] | None,
@@ -66,8 +68,8 @@ def evaluate(
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Raw score from which a payment counts as flagged; default: best F1 on validation; with --log the "
-            "threshold of the bundle's evaluation, else 0.5.",
+            help="Payments with at least this raw score count as flagged. Default: the threshold with the best F1 on validation. "
+            "With --log: the one that the bundle was evaluated at, or 0.5 if it has none.",
             show_default=False,
         ),
     ] = None,
@@ -76,7 +78,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Override the run's market: evaluation.KEY=value; with --log any key of the bundle's market. Repeatable.",
+            help="Override the run's market: evaluation.KEY=VALUE; with --log any key of the bundle's market. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -90,7 +92,8 @@ def evaluate(
 ) -> None:
     """Evaluate a run on its test range with confidence intervals; write report.html and report.json.
 
-    With --log: evaluate a bundle, also an imported one, on any log whose outcomes are known. Histories are built from the
+    Give RUN alone, or BUNDLE --log LOG [LOG...]: that evaluates a bundle, also an imported one, on any log whose outcomes
+    are known. Histories are built from the
     complete log, so include earlier payments and use --from. The bundle is not changed.
     """
     quarantine_target = quarantine_of(quarantine, quarantine_limit)

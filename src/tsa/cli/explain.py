@@ -38,8 +38,9 @@ def explain(
 ) -> None:
     """Explain the scores of payments of a log: reasons, and the contribution of each history.
 
-    Contributions are in log odds and add up to the difference between the score and that of a neutral payment without
-    history. Positive ones raise the score, negative ones lower it. Histories are built from the complete log.
+    Contributions are in log odds and add up to the difference between the score and that of the reference payment: an
+    unremarkable one of a customer never seen before. Positive ones raise the score, negative ones lower it. Histories
+    are built from the complete log.
     The JSON file has each feature and each earlier payment; see docs/concepts/reasons.md.
     """
     from tsa.explain import explain_log, write_explanations

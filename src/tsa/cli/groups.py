@@ -30,19 +30,20 @@ SECTIONS = {
     "Bundles and the endpoint": (
         *("bundle", "compare-bundles", "registry", "retrain", "export", "history", "serve", "decisions"),
     ),
-    "Platforms of others": ("sagemaker",),
+    "Other platforms": ("sagemaker",),
     "The predecessor of this package": ("legacy",),
 }
 """The commands of `tsa` in the order of work."""
 
 
 class SectionedGroup(TyperGroup):
-    """A group that lists its commands with the complete first sentence of their help, those of SECTIONS under headings."""
+    """A group that lists its commands with the complete first sentence of their help; `tsa` itself has the headings of SECTIONS."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands to the help. Those of no section come last."""
         shown = {name: command for name, command in self.commands.items() if not command.hidden}
-        listed = {title: [name for name in names if name in shown] for title, names in SECTIONS.items()}
+        sections = SECTIONS if ctx.parent is None else {}  # groups have commands of the same names, such as export
+        listed = {title: [name for name in names if name in shown] for title, names in sections.items()}
         rest = [name for name in shown if not any(name in names for names in listed.values())]
         if len(rest) == len(shown):
             listed = {"Commands": rest}

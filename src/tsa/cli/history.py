@@ -181,7 +181,8 @@ def delete(
 def prune(
     url: Url,
     days: Annotated[
-        float | None, typer.Option(help="Instead of the market's privacy.retention_days.", show_default=False)
+        float | None,
+        typer.Option(help="How many days to keep, instead of the market's privacy.retention_days.", show_default=False),
     ] = None,
 ) -> None:
     """Delete payments that are older than the market's privacy.retention_days, or than --days."""

@@ -31,7 +31,8 @@ MAX_UNUSED = 20
 def init(
     logs: Logs,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The market file to write; printed without it.", show_default=False)
+        Path | None,
+        typer.Option("--out", help="The market file to write; without --out it is printed.", show_default=False),
     ] = None,
     time: Annotated[str | None, typer.Option(help="The column of the time, if known.", show_default=False)] = None,
     id_: Annotated[str | None, typer.Option("--id", help="The column of the id.", show_default=False)] = None,

@@ -34,7 +34,7 @@ def monitor(
     decisions: Annotated[
         Path | None,
         typer.Option(
-            help="Instead of LOGS: the log of decisions of a server. Counts what this bundle answered.",
+            help="Instead of LOGS: the log of decisions of a server. Uses only the answers of this bundle.",
             show_default=False,
         ),
     ] = None,
@@ -53,7 +53,7 @@ def monitor(
     end: Annotated[str | None, typer.Option("--to", help="Monitor payments before this time.")] = None,
     last_days: Annotated[
         float | None,
-        typer.Option("--last", help="Instead of --from: monitor so many days before the last payment, or before --to."),
+        typer.Option("--last", help="Instead of --from: monitor the last N days, up to the last payment or to --to."),
     ] = None,
     reference_start: Annotated[
         str | None,
@@ -81,21 +81,21 @@ def monitor(
         float | None,
         typer.Option(
             "--watch",
-            help="Repeat the check every so many hours, until SIGTERM; writes history.jsonl and history.html too.",
+            help="Hours between two checks: repeats the check until SIGTERM, and writes history.jsonl and history.html too.",
         ),
     ] = None,
     webhook: Annotated[
         str | None,
         typer.Option(
             envvar="TSA_WEBHOOK",
-            help="With --watch: an address that gets each alert and failed check as JSON by POST. If it is a secret, "
-            "set the variable.",
+            help="With --watch: an address that gets each alert and failed check as JSON by POST. If the address "
+            "contains a secret, set TSA_WEBHOOK instead of the option.",
             show_envvar=True,
         ),
     ] = None,
     webhook_token_env: Annotated[
         str | None,
-        typer.Option(help="An environment variable with a bearer token for the webhook."),
+        typer.Option(help="Name of an environment variable with a bearer token for the webhook."),
     ] = None,
     quarantine: Quarantine = None,
     quarantine_limit: QuarantineLimit = None,

@@ -42,7 +42,7 @@ def score(
     logs: Annotated[
         list[str],
         typer.Argument(
-            metavar="STORE|LOGS...",
+            metavar="STORE|LOG",
             help="A log: Parquet, CSV, TSV or JSON lines files (.gz too), globs or URLs. Or a store, or its URL, that was "
             "made with the encoder of the bundle.",
             show_default=False,
@@ -52,7 +52,8 @@ def score(
         Path,
         typer.Option(
             "--out",
-            help="Parquet or CSV file for the scores; or, without an ending, a folder with a Parquet file for each day.",
+            help="Parquet or CSV file for the scores; or a name without a file extension: a folder with a Parquet file for "
+            "each day.",
             show_default=False,
         ),
     ],
@@ -81,8 +82,8 @@ def score(
 ) -> None:
     """Score the payments of a log: id, raw_score and, if the bundle is calibrated, percentile and probability.
 
-    Histories are built from the complete log, so include earlier payments. Days that an interrupted command has scored
-    into a folder are not scored again.
+    Histories are built from the complete log, so include earlier payments. If --out is a folder, repeating an interrupted command
+    continues with the missing days.
     """
     from tsa.data.store.object_store import is_store
     from tsa.data.store.store import EventStore
@@ -162,11 +163,12 @@ def export(
             show_default=False,
         ),
     ] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Export an ONNX graph, the only format.")] = True,
     precision: Annotated[str, typer.Option(help="float32 or int8, for the weights of matrix products.")] = "float32",
     log: Annotated[
         Path | None,
-        typer.Option("--check", help="A log with 1,000 payments on which to compare scores, instead of random ones."),
+        typer.Option(
+            "--check", help="Compare the scores on the last payments of this log, up to 1,000, instead of random ones."
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -59,7 +59,7 @@ Seeds = Annotated[
     typer.Option(
         "--seeds",
         min=1,
-        help="Train with so many seeds, report their spread, and use the best on the validation range.",
+        help="Number of seeds to train with. Reports their spread, and uses the best on the validation range.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished run in the run folder.")]
@@ -71,7 +71,8 @@ def train(
     store: Annotated[
         Path | None,
         typer.Argument(
-            help="The store that `tsa prepare` wrote, or its URL; with --refit: that of the run.", show_default=False
+            help="The store that `tsa prepare` wrote, or its URL. With --refit, leave it out: the run's store is used.",
+            show_default=False,
         ),
     ] = None,
     refit: Annotated[

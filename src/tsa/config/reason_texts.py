@@ -43,7 +43,7 @@ class Reasons(ConfigModel):
     """Names and texts of the reasons for a score (docs/concepts/reasons.md).
 
     Attributes:
-        most: Most reasons given.
+        most: Largest number of reasons given.
         names: Feature or history -> its name in a text. Default: the name in the market.
         texts: Reason -> text. A reason is a code of `REASONS`, or "CODE:NAME" for one feature or history.
         codes: Reason -> the team's own code for it.

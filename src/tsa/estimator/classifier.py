@@ -86,8 +86,9 @@ class FraudClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 cannot be recognised.
             keys: The columns that name a customer, a card, a merchant ...: the payments of a key are its history.
             amount: The column of the amount.
-            market: A market, a market file or its tables, instead of the columns.
-            preset: The network: default, reference or reference-two-history.
+            market: A market, the path of a market file, or a dict of its tables; instead of the columns.
+            preset: The network. default: the one of this project; reference or reference-two-history: that of the
+                legacy system, with the sizes and histories of the market.
             settings: Settings by their names, such as {"training.epochs": 5, "history.0.length": 20}.
             compare: Whether to train LightGBM too, for the comparison in the report.
             quarantine: A file for rows that break a rule. Without it such rows are an error.

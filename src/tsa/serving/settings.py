@@ -108,26 +108,33 @@ class ServeSettings(Settings):
     queue_over: str | None = option(
         None,
         "--queue-over",
-        "SCORE=NUMBER: payments from this score on are shown; by default those whose decision is not the default one.",
+        "SCORE=NUMBER: show payments with at least this score. Without it: payments whose decision is not the bundle's "
+        "default decision; if the bundle has no thresholds, those in the top 2 % by percentile.",
     )
     queue_lease_minutes: float = option(
-        10.0, "--queue-lease-minutes", "How long a payment that an analyst opened is shown to no one else.", gt=0
+        10.0,
+        "--queue-lease-minutes",
+        "Minutes for which a payment that an analyst opened is shown to no one else.",
+        gt=0,
     )
     queue_later_minutes: float = option(
-        60.0, "--queue-later-minutes", "When a payment that was put off is shown again.", gt=0
+        60.0, "--queue-later-minutes", "Minutes until a payment that was put off is shown again.", gt=0
     )
     queue_webhook: str | None = option(
         None, "--queue-webhook", "An http or https address to which analysts can hand payments on.", repr=False
     )
     queue_webhook_secret_env: str | None = option(
-        None, "--queue-webhook-secret-env", "An environment variable with the secret that signs what is handed on."
+        None,
+        "--queue-webhook-secret-env",
+        "Name of an environment variable with the secret that signs what is handed on.",
     )
     watch_seconds: float = Field(2.0, ge=0)
     """How often the bundle is checked for a change; 0 for never."""
     allow_unevaluated: bool = option(
         False,
         "--allow-unevaluated",
-        "Let a new bundle replace the running one even if it was not evaluated or lacks its decisions.",
+        "Let a new bundle replace the running one even if it was not evaluated, or has no thresholds although the running "
+        "one has.",
     )
 
     max_batch: int = option(32, "--max-batch", "Largest batch of payments for the model.", ge=1)
@@ -135,7 +142,9 @@ class ServeSettings(Settings):
     batch_wait_ms: float = option(
         0.0, "--batch-wait-ms", "How long a batch that is not full waits for more payments.", ge=0
     )
-    max_queue: int = option(64, "--max-queue", "Most payments that may wait; more are refused with 429.", ge=1)
+    max_queue: int = option(
+        64, "--max-queue", "Largest number of payments that may wait; more are refused with 429.", ge=1
+    )
     max_queue_wait_ms: float = option(
         100.0,
         "--max-queue-wait-ms",
@@ -147,12 +156,12 @@ class ServeSettings(Settings):
     stop_seconds: float = Field(25.0, gt=0)
     """After `drain_seconds`: how long accepted requests may take to finish."""
 
-    max_list: int = option(1000, "--max-list", "Most payments in a request.", env="TSA_MAX_LIST", ge=1)
+    max_list: int = option(1000, "--max-list", "Largest number of payments in a request.", env="TSA_MAX_LIST", ge=1)
     max_bytes: int = option(4 * 2**20, "--max-bytes", "Largest body of a request, in bytes.", ge=1)
     max_depth: int = Field(6, ge=1)
     """Deepest nesting of lists and objects."""
     max_text: int = Field(4096, ge=1)
-    """Most characters of a value; rows that carry their own history are limited by `max_bytes` only."""
+    """Largest number of characters of a value; rows that carry their own history are limited by `max_bytes` only."""
     read_seconds: float = Field(10.0, gt=0)
     """How long a body may take to arrive."""
     rate: float | None = option(None, "--rate", "Payments a second that one client may send.", gt=0)
@@ -161,7 +170,10 @@ class ServeSettings(Settings):
     """Payments that a client may send at once."""
 
     token_env: tuple[str, ...] = option(
-        (), "--token-env", "An environment variable with a token: TOKEN [ROLES [NAME]]; role: score. Repeatable."
+        (),
+        "--token-env",
+        "Name of an environment variable whose value is 'TOKEN [ROLES [NAME]]'. Without ROLES the role is score. "
+        "Repeatable.",
     )
     token_files: tuple[Path, ...] = option((), "--token-file", "A file of such tokens, one a line. Repeatable.")
     """Roles are score, analyst and admin, separated by commas. A token without roles has the role score."""
@@ -170,8 +182,8 @@ class ServeSettings(Settings):
     )
     admin_token_files: tuple[Path, ...] = option((), "--admin-token-file", "A file of such tokens. Repeatable.")
     """Without an admin token nobody may reload."""
-    ssl_certificate: Path | None = option(None, "--certificate", "PEM file for TLS.")
-    ssl_key: Path | None = option(None, "--key", "PEM file with its key.")
+    ssl_certificate: Path | None = option(None, "--certificate", "PEM file with the certificate for TLS.")
+    ssl_key: Path | None = option(None, "--key", "PEM file with the certificate's private key.")
     ssl_client_ca: Path | None = option(
         None, "--client-ca", "PEM file of authorities: clients must present a certificate signed by one of them."
     )

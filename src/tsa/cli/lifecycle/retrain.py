@@ -18,14 +18,14 @@ from tsa.config.overrides import Overrides
 from tsa.files.outputs import check_outputs
 
 GATE_FAILED = 10
-"""Exit code: the candidate is published, and the gate does not hold."""
+"""Exit code: the candidate is published, but does not pass the gate."""
 
 
 @app.command()
 def retrain(
     market: MarketFile,
     store: Annotated[
-        Path, typer.Option("--store", help="The store; made of the logs if there is none.", show_default=False)
+        Path, typer.Option("--store", help="The store; created from the logs if there is none.", show_default=False)
     ],
     url: Place,
     logs: Annotated[
@@ -65,9 +65,9 @@ def retrain(
 ) -> None:
     """Append new logs, train, compare with the champion on the same payments, publish, and promote.
 
-    The new bundle is published as challenger. With --promote it becomes the champion if it passes the rules of [promotion]
-    in the market file. Exit code 0: it passes. 10: it is published, but does not pass. The same call continues a round
-    that was killed, and does nothing after one that is finished.
+    The new bundle is published as challenger. With --promote it becomes the champion if it passes the gate: the
+    rules of [promotion] in the market file. Exit code 0: it passes. 10: it is published, but does not pass. One call is a
+    round: the same call continues a round that was killed, and does nothing after one that is finished.
     """
     from tsa.retraining import retrain as run_round
     from tsa.training import TrainingConfig

@@ -20,7 +20,9 @@ app.add_typer(sagemaker, name="sagemaker")
 
 Role = Annotated[str, typer.Option(help="The ARN of the role that SageMaker uses.", show_default=False)]
 Image = Annotated[str, typer.Option(help="The image in ECR.", show_default=False)]
-Name = Annotated[str | None, typer.Option("--name", help="Its name; default: one with the time.", show_default=False)]
+Name = Annotated[
+    str | None, typer.Option("--name", help="Name of the job; default: made from the time.", show_default=False)
+]
 Instances = Annotated[int, typer.Option(min=1, help="How many machines.")]
 
 
@@ -135,13 +137,14 @@ def transform(
 def pipeline(
     name: Annotated[str, typer.Option("--name", help="The pipeline's name.")] = "tsa",
     role: Annotated[
-        str | None, typer.Option(help="The ARN of its role: create or update it.", show_default=False)
+        str | None, typer.Option(help="Create or update the pipeline, with this role (ARN).", show_default=False)
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the definition into this file.", show_default=False)
     ] = None,
     start: Annotated[
-        list[str] | None, typer.Option("--start", help="Start it with NAME=VALUE, its parameters. Repeatable.")
+        list[str] | None,
+        typer.Option("--start", help="Start the pipeline with this parameter, NAME=VALUE. Repeatable."),
     ] = None,
     spot: Annotated[bool, typer.Option(help="Train on spot instances.")] = True,
 ) -> None:
