@@ -1,6 +1,6 @@
 """Where two trees of plain values differ."""
 
-from tsa.value_differences import differences
+from tsa.value_differences import differences, differing_keys
 
 
 def test_equal_trees() -> None:
@@ -28,3 +28,12 @@ def test_long_values_are_shortened_and_hashes_are_not() -> None:
     (line,) = differences({"a": "x" * 500}, {"a": "y"})
     assert len(line) < 120
     assert list(differences("a" * 64, "b" * 64, "sha256")) == [f"sha256: '{'a' * 64}', '{'b' * 64}'"]
+
+
+def test_keys_with_short_values() -> None:
+    one = {"name": "demo", "history": [{"length": 3}], "label": {"column": "x" * 99, "delay": 3}}
+    other = {"name": "eu", "history": [{"length": 4}], "label": {"column": "y", "delay": 3}, "new": 1}
+    assert differing_keys(one, other) == "name ('demo', 'eu'), history, label.column, new (none, 1)"
+    assert differing_keys(one, one) == ""
+    many = differing_keys({str(at): at for at in range(20)}, {})
+    assert many.endswith("and 8 more")

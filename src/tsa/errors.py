@@ -32,7 +32,7 @@ class TSAError(Exception):
         ...     tsa.TrainingConfig(epochs=0)
         ... except tsa.TSAError as error:
         ...     print(f"{type(error).__name__}: {error}")
-        ConfigError: training.epochs: must be greater than or equal to 1 (got 0)
+        ConfigError: training.epochs: must be at least 1 (got 0)
     """
 
 

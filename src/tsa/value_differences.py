@@ -9,6 +9,8 @@ from tsa.text import truncate_repr
 
 SHOWN = 100
 """Most characters of a value in a difference; a hash has 64."""
+SHORT, MOST_KEYS = 24, 12
+"""Most characters of a value, and most keys, in `differing_keys`."""
 
 
 def differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
@@ -24,3 +26,21 @@ def differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
             yield from differences(*pair, f"{place}.{at}" if place else str(at))
     elif one != other:
         yield f"{place}: {truncate_repr(one, SHOWN)}, {truncate_repr(other, SHOWN)}"
+
+
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """The keys whose values differ, with the values if they are short: `name ('demo', 'eu'), history, label.column`."""
+    keys = list(dict.fromkeys(_keys(one, other)))
+    more = [f"and {len(keys) - MOST_KEYS} more"] if len(keys) > MOST_KEYS else []
+    return ", ".join([*keys[:MOST_KEYS], *more])
+
+
+def _keys(one: Any, other: Any, place: str = "") -> Iterator[str]:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in dict.fromkeys([*one, *other]):
+            yield from _keys(one.get(key), other.get(key), f"{place}.{key}" if place else str(key))
+    elif one != other:
+        shown = [repr(value) if isinstance(value, str | int | float) else "none" for value in (one, other)]
+        is_short = not any(isinstance(value, Mapping | list) for value in (one, other))
+        is_short = is_short and max(map(len, shown)) <= SHORT
+        yield f"{place} ({', '.join(shown)})" if is_short else place

@@ -150,8 +150,10 @@ def test_decide(tsa: Tsa, bundle: Path, own_run: Path) -> None:
     scores = np.array([0.1, 0.25, 0.5, 0.95, 1.0], np.float32)
     assert found.decide({"raw_score": scores}) == ["accept", "review", "review", "decline", "decline"]
     refused(tsa("bundle", "set-thresholds", bundle, "--threshold", "review"), "must be NAME=LIMIT")
-    refused(tsa("bundle", "set-thresholds", bundle, "--threshold", "a=2"), "must be different numbers in [0, 1]")
-    refused(tsa("bundle", "set-thresholds", bundle, "--threshold", "accept=0.2"), "must have different names")
+    refused(tsa("bundle", "set-thresholds", bundle, "--threshold", "a=2"), "--threshold a must be from 0 to 1 (got 2)")
+    refused(
+        tsa("bundle", "set-thresholds", bundle, "--threshold", "accept=0.2"), "is the decision below all thresholds"
+    )
     replace(Bundle.open(bundle), calibration=None).save(bundle)
     refused(tsa("bundle", "set-thresholds", bundle, "--threshold", "review=0.9"), "is not calibrated for it")
     saved = tsa("thresholds", own_run, "--cost-review", "0.01", "--save", "-q")

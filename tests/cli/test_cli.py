@@ -161,12 +161,12 @@ def test_simulate(tsa: Tsa, tmp_path: Path) -> None:
     ("sets", "text"),
     [
         (["event.tim=x"], "event.tim: unknown key; did you mean `time`"),
-        (["novalue"], "an override is written key=value"),
-        (["=3"], "an override is written key=value"),
+        (["novalue"], "--set must be KEY=VALUE"),
+        (["=3"], "--set must be KEY=VALUE"),
         (["label.delay_days=soon"], "label.delay_days"),
         (["label.delay_days=-1"], "label.delay_days"),
         (["history.7.length=3"], "must be a position from 0 to 1"),
-        (["history.0.length=0"], "history.0.length"),
+        (["history.0.length=0"], r"\[\[history\]\] 'customer': length: must be at least 2 \(got 0"),
         (['split.test=["2025-04-10", "2025-05-01"]'], "must start 7 days .* so not before 2025-04-16"),
         (["split.fractions=[1, 2]"], "split"),
         (["training.epochs=1"], r"takes the market's settings only [(]got training.epochs=1"),
@@ -183,7 +183,7 @@ def test_a_bad_set_of_the_market(
 @pytest.mark.parametrize(
     ("sets", "text"),
     [
-        (["training.epochs=none"], r"training.epochs: must be a valid integer.* [(]got 'none'"),
+        (["training.epochs=none"], r"training.epochs: must be a whole number [(]got 'none'"),
         (["training.epoch=3"], "training.epoch: unknown key; did you mean `epochs`"),
         (["training.learning_rate=-1"], "training.learning_rate"),
         (["training.train_on=[]"], "training.train_on"),
@@ -203,17 +203,22 @@ def test_a_bad_set_of_the_training(tsa: Tsa, demo_run: Path, tmp_path: Path, set
 def test_what_is_missing(tsa: Tsa, demo_log: Path, demo_market: Path, demo_run: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     refused(tsa("prepare", "--market", tmp_path / "no.toml", demo_log, *out), r"no\.toml: no such file")
+    sets = ("--settings", tmp_path / "no.toml")
+    refused(tsa("run", "--market", demo_market, demo_log, *sets, *out), r"--settings .*no\.toml: no such file: correct")
     refused(tsa("prepare", "--market", demo_market, tmp_path / "no.parquet", *out), "no such file or folder")
     pl.read_parquet(demo_log).rename({"device": "devise"}).write_parquet(tmp_path / "log.parquet")
     refused(
         tsa("prepare", "--market", demo_market, tmp_path / "log.parquet", *out),
         "device: missing; did you mean `devise`",
     )
-    refused(tsa("train", tmp_path / "no-store", *out), r"no-store/manifest\.json cannot be read")
+    refused(tsa("train", tmp_path / "no-store", *out), r"no-store is not a store \(no such folder\): correct the path")
     refused(
         tsa("train", demo_run / "store", *out, "--preset", "best"), r"preset must be one of .* [(]got preset='best'"
     )
-    refused(tsa("score", tmp_path / "no-bundle", demo_log, *out), "no-bundle is not a bundle")
+    refused(
+        tsa("score", tmp_path / "no-bundle", demo_log, *out),
+        "no-bundle is not a bundle: no such folder or file; give a bundle",
+    )
     assert not (tmp_path / "no-store").exists()
 
 

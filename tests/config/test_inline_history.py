@@ -145,8 +145,8 @@ def test_one_pattern_names_all_history_fields_of_the_original(name: str) -> None
         ({"separator": "\t"}, "without tabs"),
         ({"missing": ["", "no~thing"]}, "missing: a marker must not contain the separator (got 'no~thing'"),
         ({"parts": ["cat", "cat"]}, "parts: must be two different names"),
-        ({"age_cap_seconds": 0}, "wire.age_cap_seconds: must be greater than 0 (got 0"),
-        ({"mismatched": "keep"}, "wire.mismatched: must be 'align', 'drop' or 'refuse' (got 'keep'"),
+        ({"age_cap_seconds": 0}, "wire.age_cap_seconds: must be above 0 (got 0"),
+        ({"mismatched": "keep"}, "wire.mismatched: must be align, drop or refuse (got 'keep'"),
         (
             {"numeric_categorical": ["amount"]},
             "wire.numeric_categorical: must be categorical features (got 'amount'",

@@ -164,9 +164,9 @@ def test_unknown_keys_get_a_hint_and_all_findings_are_listed(write: Write) -> No
     path = write(SMALL.replace("delay_days", "delay_day").replace('key = "card"', 'key = "card"\nlenght = 3'))
     message = refused(path, "label.delay_days=-1", "oddity=1")
     assert message.startswith(f"{path}: 4 findings")
-    assert "history.0.lenght: unknown key; did you mean `length`?" in message
+    assert "[[history]] 'card': lenght: unknown key; did you mean `length`?" in message
     assert "label.delay_day: unknown key; did you mean `delay_days`?" in message
-    assert "label.delay_days: must be greater than or equal to 0 (got -1, from --set label.delay_days=-1)" in message
+    assert "label.delay_days: must be at least 0 (got -1, from --set label.delay_days=-1)" in message
     assert "oddity: unknown key; the names here are name, event" in message
 
 
@@ -178,7 +178,7 @@ def test_a_finding_names_the_file_that_it_comes_from(write: Write) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "finding"),
     [
-        ('name = "card"\nkey', 'name = "a card"\nkey', "history.0.name"),
+        ('name = "card"\nkey', 'name = "a card"\nkey', "[[history]] 'a card': name"),
         ("[features]", '[[history]]\nname = "card"\nkey = "x"\n[features]', "history: names must be unique"),
         (
             "[features]",
@@ -188,14 +188,14 @@ def test_a_finding_names_the_file_that_it_comes_from(write: Write) -> None:
         (
             'key = "card"',
             'key = "card"\nlength = 1',
-            "history.0.length: must be greater than or equal to 2 (got 1",
+            "[[history]] 'card': length: must be at least 2 (got 1",
         ),
         ('engineered = ["risk"]', 'engineered = ["amount"]', "names must be unique over all kinds of features"),
         ('engineered = ["risk"]', 'engineered = ["fraud"]', "features: must not be label.column"),
         ('engineered = ["risk"]', 'engineered = ["id"]', "features: must not be event.id"),
         ('engineered = ["risk"]', 'engineered = ["at"]', "features: must not be event.time"),
-        ('engineered = ["risk"]', 'engineered = ["__label"]', "features.engineered.0.name"),
-        ('engineered = ["risk"]', 'calendar = ["hour"]', "features.calendar.0: must be 'hour_of_day'"),
+        ('engineered = ["risk"]', 'engineered = ["__label"]', "[[features.engineered]] '__label': name"),
+        ('engineered = ["risk"]', 'calendar = ["hour"]', "features.calendar, entry 1: must be hour_of_day"),
         ('"country", {', '"amount", {', "event.amount: must be a number"),
         ('time = "at"', 'time = "id"', "event.time: must be another column than event.id"),
         ("delay_days = 7", "", "label: needs delay_days or known_at"),
@@ -227,11 +227,11 @@ def test_no_history_is_refused(write: Write) -> None:
         ("label.delay_days=9.5", "not before 2024-02-24T12:00:00+00:00 (got 2024-02-22T00:00:00+00:00"),
         ("split.validation=['2024-01-31', '2024-02-08']", "split.validation: must not start before train ends"),
         ("split.train=['2024-02-01', '2024-02-01']", "split.train: must start before it ends"),
-        ("split.train=['2024-02-01', 'soon']", "split.train.1: must be a date or a time"),
-        ("split.train=[1, 2]", "split.train.0: must be a date or a time like 2018-05-07T12:00:00Z (got 1)"),
+        ("split.train=['2024-02-01', 'soon']", "split.train, end: must be a date or a time"),
+        ("split.train=[1, 2]", "split.train, start: must be a date or a time like 2018-05-07T12:00:00Z (got 1)"),
         ("split.train=['2024-02-01']", "split.train"),
         ("split.fractions=[0.7, 0.1, 0.1, 0.2]", "must add up to 1"),
-        ("split.fractions=[1.0, 0.0, 0.0, 0.0]", "split.fractions.1: must be greater than 0"),
+        ("split.fractions=[1.0, 0.0, 0.0, 0.0]", "split.fractions, entry 2: must be above 0"),
         ("split.fractions=[0.5, 0.5]", "split.fractions"),
     ],
 )

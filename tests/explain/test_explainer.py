@@ -223,7 +223,7 @@ def test_a_market_words_its_reasons(bundle: Bundle, demo_store: EventStore, rows
         ('reasons.texts.vlaue="x"', "must be of higher_than_usual"),
         ('reasons.texts.new_value="{ratio}"', "must use only the placeholders"),
         ('reasons.names.amuont="x"', r"reasons: must name features or histories [(]got 'amuont'"),
-        ("reasons.most=0", "greater than or equal to 1"),
+        ("reasons.most=0", "at least 1"),
     ],
 )
 def test_a_reasons_table_is_checked(bundle: Bundle, text: str, rule: str) -> None:

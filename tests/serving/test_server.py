@@ -86,7 +86,7 @@ def test_what_is_wrong_with_the_settings_is_one_paragraph(tsa: Any, bundle: Path
             (bundle, "--history", f"sqlite:///{tmp_path}/h.db", "--new-store", "--token-env", "NO_SUCH_TOKEN"),
             "NO_SUCH_TOKEN",
         ),
-        ((bundle, "--workers", 0), "workers: must be greater than or equal to 1"),
+        ((bundle, "--workers", 0), "workers: must be at least 1"),
     ):
         outcome = tsa("serve", *arguments)
         assert outcome.code == 2

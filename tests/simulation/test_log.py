@@ -187,14 +187,14 @@ def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
-        ({"payments": 0}, "simulation.payments: must be greater than or equal to 1 (got 0)"),
+        ({"payments": 0}, "simulation.payments: must be at least 1 (got 0)"),
         ({"payments": 2.5}, "simulation.payments: "),
         ({"days": 0}, "simulation.days: "),
         ({"days": 1, "payments": 3_000_000}, "at most 2000000 a day"),
         ({"customers": 0}, "simulation.customers: "),
         ({"terminals": -1}, "simulation.terminals: "),
         ({"seed": -1}, "simulation.seed: "),
-        ({"fraud_rate": 0.6}, "simulation.fraud_rate: must be less than or equal to 0.5 (got 0.6)"),
+        ({"fraud_rate": 0.6}, "simulation.fraud_rate: must be at most 0.5 (got 0.6)"),
         ({"fraud_rate": float("nan")}, "simulation.fraud_rate: "),
         ({"start": "1st of May"}, "simulation.start: "),
         ({"start": "2025-1-1"}, "simulation.start: "),

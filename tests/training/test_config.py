@@ -12,8 +12,8 @@ from tsa.training import TrainingConfig
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"epochs": 0}, r"training.epochs: must be greater than or equal to 1 [(]got 0"),
-        ({"epochs": "many"}, r"training.epochs: must be a valid integer.* [(]got 'many'"),
+        ({"epochs": 0}, r"training.epochs: must be at least 1 [(]got 0"),
+        ({"epochs": "many"}, r"training.epochs: must be a whole number [(]got 'many'"),
         ({"batch_size": -1}, r"training.batch_size: .* [(]got -1"),
         ({"learning_rate": float("nan")}, "training.learning_rate"),
         ({"learning_rate": float("inf")}, "training.learning_rate"),
@@ -25,7 +25,7 @@ from tsa.training import TrainingConfig
         ({"seed": 2**63}, "training.seed"),
         ({"device": "abacus"}, "training.device"),
         ({"train_on": []}, "training.train_on"),
-        ({"train_on": ["test"]}, r"training.train_on.0: .* [(]got 'test'"),
+        ({"train_on": ["test"]}, r"training.train_on, entry 1: .* [(]got 'test'"),
         ({"train_on": ["train", "train"]}, "training: train_on must name each range once"),
         ({"train_on": ["train", "validation"]}, "training: early_stopping needs a validation range"),
         ({"batchsize": 3}, "training.batchsize: unknown key; did you mean `batch_size`?"),

@@ -204,7 +204,7 @@ def test_what_cannot_be_searched(easy_store: EventStore) -> None:
     for space, text in (
         ({"training": {"monitor": ["loss", "validation_roc_auc"]}}, "the space must not contain training.monitor"),
         ({"training": {"epochs": [1, 2]}}, "either set or searched [(]got both for training.epochs"),
-        ({"training": {"patience": [0, 1]}}, r"space: training.patience: training.patience: .* greater than or equal to 1"),
+        ({"training": {"patience": [0, 1]}}, r"space: training.patience: training.patience: .* at least 1"),
         ({"model": {"norm": ["pre", "past"]}}, r"space: model.norm: .*past"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=text):

@@ -67,8 +67,20 @@ def opened(path: Path) -> Iterator[BundleSource]:
         else:
             yield Folder(path)
     except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError) as error:
-        hint = f"; did you mean {path / 'bundle'}?" if (path / "bundle" / MANIFEST).is_file() else ""
-        raise BundleError(f"{path} cannot be read ({error}): {path} is not a bundle{hint}") from None
+        raise BundleError(_why_no_bundle(path, error)) from None
+
+
+def _why_no_bundle(path: Path, error: Exception) -> str:
+    """Why nothing at a path can be read as a bundle, and what to do."""
+    if not path.exists() and not path.is_symlink():
+        return f"{path} is not a bundle: no such folder or file; give a bundle, such as RUN/bundle"
+    if (path / "bundle" / MANIFEST).is_file():
+        return f"{path} is not a bundle; did you mean {path / 'bundle'}?"
+    if isinstance(error, gzip.BadGzipFile) and not is_archive(path):
+        return f"{path} is not a bundle: a bundle is a folder or a .tar.gz file; give one, such as RUN/bundle"
+    if path.is_dir() and not (path / MANIFEST).exists():
+        return f"{path} is not a bundle: the folder has no {MANIFEST}; give a bundle, such as RUN/bundle"
+    return f"{path} cannot be read ({error}): it is not a bundle, or it is damaged"
 
 
 class Folder:

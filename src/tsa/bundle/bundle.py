@@ -286,4 +286,4 @@ def _decision(text: str) -> Decision:
     try:
         return Decision(name.strip(), float(limit))
     except ValueError:
-        raise ConfigError(f"a decision must be NAME=LIMIT, such as review=0.98 (got {text!r})") from None
+        raise ConfigError(f"--threshold must be NAME=LIMIT, such as review=0.98 (got {text!r})") from None

@@ -43,10 +43,14 @@ class DecisionPolicy:
             raise ConfigError("thresholds: at least one decision is needed (got none)")
         names = [decision.name for decision in self.decisions]
         if len({*names, self.default}) <= len(names) or not all(names):
-            raise ConfigError(f"thresholds: decisions must have different names (got {[*names, self.default]})")
+            raise ConfigError(_names_text(names, self.default))
         limits = [decision.at_least for decision in self.decisions]
-        if not all(0.0 <= limit <= 1.0 for limit in limits) or len(set(limits)) < len(limits):
-            raise ConfigError(f"thresholds: at_least must be different numbers in [0, 1] (got {limits})")
+        for name, limit in zip(names, limits, strict=True):
+            if not 0.0 <= limit <= 1.0:
+                raise ConfigError(f"--threshold {name} must be from 0 to 1 (got {limit:g})")
+        if len(set(limits)) < len(limits):
+            got = ", ".join(f"{name}={limit:g}" for name, limit in zip(names, limits, strict=True))
+            raise ConfigError(f"thresholds must have different limits (got {got})")
         strictest_first = tuple(sorted(self.decisions, key=lambda decision: -decision.at_least))
         object.__setattr__(self, "decisions", strictest_first)
 
@@ -81,3 +85,12 @@ class DecisionPolicy:
             return cls(score=table["score"], decisions=decisions, default=str(table["default"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"thresholds must be as this program writes it (got {error!r})") from error
+
+
+def _names_text(names: list[str], default: str) -> str:
+    """Why these names of decisions cannot be used."""
+    if not all(names):
+        return f"thresholds: a decision must have a name (got {names}): write NAME=LIMIT"
+    if default in names:
+        return f"{default!r} is the decision below all thresholds: use another name, or change --default"
+    return f"thresholds: decisions must have different names (got {names})"

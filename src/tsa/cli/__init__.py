@@ -149,6 +149,6 @@ def _refuse(text: str, error: Exception) -> NoReturn:
     with contextlib.suppress(OSError):  # the terminal was closed: only the exit code reports the error
         errors.print("error:", style="bold red", end=" ")
         print_line(text, errors)
-        if (step := next_step(error, text)) is not None:
+        if (step := next_step(error, text, sys.argv[1:])) is not None:
             print_line(f"next: {step}", errors)
     sys.exit(REFUSED)

@@ -92,7 +92,7 @@ def pack(
 def set_thresholds(
     bundle: BundleFolder,
     threshold: Annotated[
-        list[str], typer.Option(help="NAME=SCORE: the decision from this score on, such as review=0.98. Repeatable.")
+        list[str], typer.Option(help="NAME=LIMIT: the decision from this score on, such as review=0.98. Repeatable.")
     ],
     score: Annotated[str, typer.Option(help="raw_score, percentile or probability.")] = "percentile",
     default: Annotated[str, typer.Option(help="The decision below all thresholds.")] = "accept",

@@ -70,7 +70,7 @@ def _tables(file: Path | None) -> dict[str, dict[str, Any]]:
     from tsa.config.toml import merge_layers, read_layers
 
     sections: dict[str, dict[str, Any]] = {"training": {}, "model": {}}
-    tables = {} if file is None else merge_layers(read_layers(file))
+    tables = {} if file is None else merge_layers(read_layers(file, "--settings"))
     for name, table in tables.items():
         if name not in sections or not isinstance(table, dict):
             raise ConfigError(f"{file} must contain only the sections [training] and [model] (got {name})")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from tsa.errors import MarketError
+from tsa.config.plain_rules import Place, place_in_words, plain_rule
+from tsa.errors import ConfigError, MarketError
 from tsa.text import brief, truncate_repr
 
 BOM = "\ufeff"
@@ -25,7 +25,8 @@ MAX_LETTERS, MAX_SHOWN = 100, 16
 """Letters of a known name, and known names, that a message shows."""
 
 Table = dict[str, Any]
-Place = tuple[str | int, ...]
+SPANS = ("train", "validation", "calibration", "test")
+"""Keys whose two values are a start and an end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,19 @@ class Layer:
     table: Table
 
 
-def read_layers(path: Path) -> list[Layer]:
-    """The file and all files it extends, lowest first. Raises MarketError for a missing file, bad TOML, or a cycle."""
+def read_layers(path: Path, option: str | None = None) -> list[Layer]:
+    """The file and all files it extends, lowest first.
+
+    Args:
+        option: The option that names the file, if it is not a market file.
+
+    Raises:
+        MarketError: For a missing file, bad TOML, or a cycle.
+        ConfigError: For a missing file of an option.
+    """
+    if option is not None and not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "no such file"
+        raise ConfigError(f"{option} {path}: {what}: correct the path")
     layers: list[Layer] = []
     chain: list[Path] = []
     here: Path | None = _example(path)
@@ -88,7 +100,7 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     key, equals, value = text.partition("=")
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):
-        raise MarketError(f"an override is written key=value with a dotted key (got {brief(text)!r})")
+        raise MarketError(f"--set must be KEY=VALUE, such as label.delay_days=7 (got {brief(text)!r})")
     return parts, _toml_value(value.strip())
 
 
@@ -150,23 +162,30 @@ def _lines(
     detail: dict[str, Any], model: type[BaseModel], layers: Sequence[Layer], source: str, table: str
 ) -> Iterator[str]:
     place: Place = detail["loc"]
-    key = ".".join(brief(part) for part in ((table, *place) if table else place))
+    words = place_in_words(place, lambda part: _value_at(layers, part), SPANS)
+    key = f"{table}.{words}" if table and words else table or words
     origin = _origin(place, layers, source)
     if detail["type"] == "extra_forbidden":
-        yield f"{key}: unknown key{suggest(str(place[-1]), _known_keys(model, place[:-1]))}{origin}"
+        known = _known_keys(model, place[:-1])
+        hint = (
+            suggest(str(place[-1]), known)
+            or f"; docs/reference/settings.md lists the keys{f' of [{table}]' if table else ''}"
+        )
+        yield f"{key}: unknown key{hint}{origin}"
     elif detail["type"] == "missing":
         yield f"{key}: is required"
     elif detail["type"] == "value_error":
         for line in str(detail["ctx"]["error"]).splitlines():  # TSA's own rules already contain rule and value
             yield (f"{key}: {line}" if key else line) + origin
     else:
-        message = re.sub(r"^\w+ should", "must", str(detail["msg"])).replace(" after validation, not", ", not")
         got = truncate_repr(detail["input"], MAX_SHOWN)
-        yield f"{key}: {message} (got {got}{', ' + origin[2:-1] if origin else ''})"
+        yield f"{key}: {plain_rule(detail)} (got {got}{', ' + origin[2:-1] if origin else ''})"
 
 
-def suggest(name: str, known: Sequence[str]) -> str:
+def suggest(name: str, known: Sequence[str], listed: str = "the names here are") -> str:
     """`"; did you mean ..."` if a known name is close, else a list of the known names if they are few, else nothing.
+
+    Initials are close too: `lr` is `learning_rate`.
 
     A known name that is too long for a message is ignored: a header split at the wrong separator can have 27,000
     characters.
@@ -174,9 +193,14 @@ def suggest(name: str, known: Sequence[str]) -> str:
     known = [other for other in known if len(other) <= MAX_LETTERS]
     folded = {other.lower(): other for other in known}
     close = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.6)
+    close = close or [other for other in folded if len(name) > 1 and _initials(other) == name.lower()]
     if close:
         return f"; did you mean `{folded[close[0]]}`?"
-    return f"; the names here are {', '.join(known)}" if 0 < len(known) <= MAX_SHOWN else ""
+    return f"; {listed} {', '.join(known)}" if 0 < len(known) <= MAX_SHOWN else ""
+
+
+def _initials(name: str) -> str:
+    return "".join(part[:1] for part in name.split("_"))
 
 
 def _known_keys(model: type[BaseModel], place: Place) -> list[str]:
@@ -201,6 +225,15 @@ def _origin(place: Place, layers: Sequence[Layer], source: str) -> str:
         if place and _holds(layer.table, place):
             return "" if layer.origin == source else f" (from {layer.origin})"
     return ""
+
+
+def _value_at(layers: Sequence[Layer], place: Place) -> Any:
+    """What the last layer that has the place holds there; None for nothing."""
+    table = next((layer.table for layer in reversed(layers) if _holds(layer.table, place)), None)
+    value: Any = table
+    for part in place if table is not None else ():
+        value = value[part]
+    return value
 
 
 def _holds(value: Any, place: Place) -> bool:

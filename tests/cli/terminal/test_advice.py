@@ -42,3 +42,25 @@ def test_a_message_with_advice_is_left_alone(text: str) -> None:
 
 def test_errors_of_the_system() -> None:
     assert next_step(OSError(13, "no"), "/x: Permission denied") == OTHERWISE
+
+
+MISSING = "log: columns do not fit the market 'demo'\n  device: missing; did you mean `devise`?"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "step"),
+    [
+        (MISSING, ["score", "bundle", "log.csv"], "add the columns to the log: the market 'demo' needs them"),
+        (MISSING, ["prepare", "--market", "demo", "log.csv"], NEXT[errors.DataError]),
+        (MISSING, ["check", "-m", "demo", "log.csv"], "correct the log or the market file"),
+        ("amount must be a number", ["score", "bundle", "log.csv"], "correct the log"),
+        ("log: must hold at least one row, but it is empty", ["init", "log.csv"], "give a log with rows"),
+    ],
+)
+def test_the_step_for_a_log_fits_the_command(text: str, arguments: list[str], step: str) -> None:
+    assert next_step(errors.DataError(text), text, arguments) == step
+
+
+def test_a_guess_of_what_was_meant_is_advice() -> None:
+    text = "run is not a bundle; did you mean run/bundle?"
+    assert next_step(errors.BundleError(text), text) is None

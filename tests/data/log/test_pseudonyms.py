@@ -232,7 +232,7 @@ def test_without_a_secret_nothing_is_read(
         (LOG, {"pseudonymise": ["at"], **VEIL}, "(got 'at'"),
         (LOG, {"pseudonymise": ["fraud"], **VEIL}, "(got 'fraud'"),
         (LOG, {"secret_env": "not a name"}, "privacy.secret_env"),
-        (LOG, {"retention_days": 0}, "privacy.retention_days: must be greater than 0 (got 0"),
+        (LOG, {"retention_days": 0}, "privacy.retention_days: must be above 0 (got 0"),
         (LOG, {"retention": 3}, "privacy.retention: unknown key; did you mean `retention_days`?"),
     ],
 )

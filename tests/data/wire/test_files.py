@@ -271,7 +271,7 @@ def test_a_header_is_not_shown_field_by_field(tmp_path: Path) -> None:
     )
     assert len(message) < 500
     path.write_text("amount,beside\n1,2\n")
-    with pytest.raises(DataError, match="device: missing; the names here are beside\n"):
+    with pytest.raises(DataError, match="device: missing; columns of the log that the market does not use: beside\n"):
         prepare(market(), path, tmp_path / "store")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from tsa import errors
 
@@ -39,10 +40,37 @@ HAS_ADVICE = re.compile(
 """A message in which a clause begins with what to do."""
 
 
-def next_step(error: Exception, text: str) -> str | None:
-    """What to do after an error with this message; None if the message says it."""
-    if HAS_ADVICE.search(text.splitlines()[-1] if text else ""):
+MISSING = re.compile(r"columns do not fit (the market '[^']*')\n(?:.|\n)*: missing")
+
+
+def next_step(error: Exception, text: str, arguments: Sequence[str] = ()) -> str | None:
+    """What to do after an error with this message; None if the message says it.
+
+    Args:
+        arguments: The command and its arguments, by which the step differs.
+    """
+    lines = text.splitlines()
+    if isinstance(error, errors.DataError) and arguments:
+        return _step_for_data(text, arguments)
+    if lines and (HAS_ADVICE.search(lines[-1]) or ("; did you mean " in lines[-1] and len(lines) == 1)):
         return None
     if text.endswith("no such file"):
         return OTHERWISE
     return next((step for kind, step in NEXT.items() if isinstance(error, kind)), OTHERWISE)
+
+
+def _step_for_data(text: str, arguments: Sequence[str]) -> str | None:
+    """The step for a log: a command without a market file takes the market of its bundle, store or run."""
+    if HAS_ADVICE.search(text.splitlines()[-1] if text else ""):
+        return None
+    if text.endswith("it is empty") or text.endswith(": is empty"):
+        return "give a log with rows"
+    if arguments[0] == "init":
+        return "correct the log"
+    if arguments[0] == "check":
+        return "correct the log or the market file"
+    if any(argument.partition("=")[0] in ("--market", "-m") for argument in arguments):
+        return NEXT[errors.DataError]
+    if (missing := MISSING.search(text)) is not None:
+        return f"add the columns to the log: {missing[1]} needs them"
+    return "correct the log"

@@ -129,7 +129,9 @@ def shape_of(
     ]
     findings = list(dict.fromkeys(findings))
     if findings:
-        raise DataError("\n  ".join(["log: columns do not fit the market", *first_findings(findings, schemas)]))
+        raise DataError(
+            "\n  ".join([f"log: columns do not fit the market {market.name!r}", *first_findings(findings, schemas)])
+        )
     has = {name for schema in schemas for name in schema}
     types = {name: [schema[name] for schema in schemas if name in schema] for name in read_columns(market)}
     integers = (name for name, dtypes in types.items() if dtypes and all(map(columns.is_small_integer, dtypes)))
@@ -151,6 +153,10 @@ def _domains(market: Market) -> dict[str, Domain]:
     return {name: domain for name, domain in domains.items() if domain != EVERYTHING}
 
 
+UNUSED = "columns of the log that the market does not use:"
+"""Before the columns that may be the missing one under another name."""
+
+
 def first_findings(findings: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
     """The first `MAX_FINDINGS` findings. A file with a single column gets a hint about its separator instead."""
     for schema in schemas:
@@ -167,7 +173,7 @@ def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterat
     for name in needed_columns(market, need_label=need_label):
         if name not in schema:
             candidates = [other for other in schema if other not in read_columns(market) and not other.startswith("__")]
-            yield f"{name}: missing{suggest(name, candidates)}"
+            yield f"{name}: missing{suggest(name, candidates, UNUSED)}"
     event, label = market.event, market.label
     numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
     booleans = {rule.column for rule in market.role_rules if rule.values is None}

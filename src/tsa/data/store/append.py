@@ -28,7 +28,7 @@ from tsa.errors import ConfigError, StoreError
 from tsa.files.object_folder import object_url
 from tsa.files.outputs import check_outputs
 from tsa.progress import Progress, silent
-from tsa.value_differences import differences
+from tsa.value_differences import differing_keys
 
 logger = logging.getLogger(__name__)
 
@@ -159,11 +159,9 @@ def _market_for(old: EventStore, market: Market | None) -> Market:
     one, other = (
         {key: value for key, value in market.to_dict().items() if key not in MAY_DIFFER} for market in (own, market)
     )
-    if lines := list(differences(one, other)):
-        raise StoreError(
-            f"{old.path} was made for another market (store, then market given); prepare all logs again for it:\n  "
-            + "\n  ".join(lines)
-        )
+    if keys := differing_keys(one, other):
+        what = f"{old.path} was made for another market (store, then market given: {keys})"
+        raise StoreError(f"{what}: prepare all logs again for it")
     return market
 
 

@@ -90,6 +90,8 @@ def read_manifest(folder: Path, *, verify: bool) -> dict[str, Any]:
     Raises:
         StoreError: Names the file that does not match.
     """
+    if not (folder / MANIFEST).exists():
+        raise StoreError(_why_no_store(folder))
     manifest = read_json(folder / MANIFEST, StoreError)
     if manifest.get("kind") != KIND or manifest.get("version") != VERSION:
         version = f"kind={manifest.get('kind')!r}, version={manifest.get('version')!r}"
@@ -104,6 +106,14 @@ def read_manifest(folder: Path, *, verify: bool) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{folder / MANIFEST} must be as this program writes it (got {error!r})") from error
     return manifest
+
+
+def _why_no_store(folder: Path) -> str:
+    """Why there is no store at a path, and what to do."""
+    if folder.is_file():
+        return f"{folder} is a file, not a store: make a store of a log with tsa prepare"
+    why = f"it has no {MANIFEST}" if folder.is_dir() else "no such folder"
+    return f"{folder} is not a store ({why}): correct the path, or make a store with tsa prepare"
 
 
 def check_complete(folder: Path, manifest: Mapping[str, Any], market: Market) -> None:

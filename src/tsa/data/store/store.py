@@ -44,7 +44,7 @@ from tsa.files.object_folder import object_url
 from tsa.files.writing import read_json
 from tsa.progress import Progress, silent
 from tsa.text import brief
-from tsa.value_differences import differences
+from tsa.value_differences import differing_keys
 
 Array = NDArray[Any]
 TEST = "test"
@@ -128,8 +128,9 @@ class EventStore(EventArrays):
                 f"{folder / MARKET} is not the market of the manifest: its fingerprint is {own.fingerprint}"
             )
         if market is not None and market.fingerprint != own.fingerprint:
-            lines = "\n  ".join(differences(own.to_dict(), market.to_dict()))
-            raise StoreError(f"{folder} was made for another market (store, then market given):\n  {lines}")
+            keys = differing_keys(own.to_dict(), market.to_dict())
+            what = f"{folder} was made for another market (store, then market given: {keys})"
+            raise StoreError(f"{what}: use the log itself, or a store that was made with this market")
         check_complete(folder, manifest, own)
         stored: dict[str, Any] = dict(_open_arrays(folder, manifest))
         arrays: dict[str, Any] = {name: array[: manifest["n_events"]] for name, array in stored.items()}

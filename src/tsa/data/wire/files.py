@@ -21,7 +21,7 @@ from tsa.data.log.file_heads import SEPARATORS
 from tsa.data.log.json_lines import why_not_json
 from tsa.data.log.paths import find_files
 from tsa.data.log.read_errors import why_unreadable
-from tsa.data.log.rules import first_findings, needed_columns
+from tsa.data.log.rules import UNUSED, first_findings, needed_columns
 from tsa.data.log.sources import EXTRA, Source, open_sources, say_guesses
 from tsa.data.spelling import Spelling
 from tsa.data.wire.layout import FieldLayout
@@ -152,7 +152,9 @@ class WireFile:
         names = (*layout.current, *layout.others, *layout.history_fields)
         candidates = [name for name in known if name not in names and not name.startswith("__")]
         findings = [
-            f"{name}: missing{suggest(name, candidates)}" for name in names if name in needed and name not in known
+            f"{name}: missing{suggest(name, candidates, UNUSED)}"
+            for name in names
+            if name in needed and name not in known
         ]
         history_types = {name: source.schema[known[name]] for name in layout.history_fields if name in known}
         findings += [
@@ -160,7 +162,7 @@ class WireFile:
         ]
         if findings:
             lines = first_findings(findings, [source.schema])
-            raise DataError("\n  ".join([f"{self.path}: columns do not fit the market", *lines]))
+            raise DataError("\n  ".join([f"{self.path}: columns do not fit the market {layout.market.name!r}", *lines]))
         return {name: known[name] for name in names if name in known}
 
 
