@@ -10,7 +10,7 @@ from tsa.text import brief
 
 Place = tuple[str | int, ...]
 
-NUMBER, WHOLE, TRUE, TEXT, LIST = (
+NUMBER, INTEGER, TRUE, TEXT, LIST = (
     "must be a number",
     "must be a whole number",
     "must be true or false",
@@ -19,7 +19,7 @@ NUMBER, WHOLE, TRUE, TEXT, LIST = (
 )
 TIME = "must be a date, such as 2025-01-31, or a time, such as 2025-01-31T12:00:00Z"
 RULES: dict[str, str] = {
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), WHOLE),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), INTEGER),
     **dict.fromkeys(("float_type", "float_parsing"), NUMBER),
     "finite_number": "must be a finite number",
     **dict.fromkeys(("bool_type", "bool_parsing"), TRUE),
