@@ -1,6 +1,6 @@
 """An Airflow DAG for a round of retraining every Monday (docs/how-to/lifecycle.md). Copy it into the folder of DAGs.
 
-Exit code 10 means that the new model is published and the gate does not hold: the task is then marked as skipped.
+Exit code 10 means that the new model is published but does not pass the gate: the task is then marked as skipped.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from typing import Any
 from tsa.text import truncate_repr
 
 SHOWN = 100
-"""Most characters of a value in a difference; a hash has 64."""
+"""Largest number of characters of a value in a difference; a hash has 64."""
 SHORT, MOST_KEYS = 24, 12
-"""Most characters of a value, and most keys, in `differing_keys`."""
+"""Largest number of characters of a value, and of keys, in `differing_keys`."""
 
 
 def differences(one: Any, other: Any, place: str = "") -> Iterator[str]:

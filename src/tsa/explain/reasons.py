@@ -40,7 +40,7 @@ is new to a shop means little where the customer's history is what counts."""
 MIN_COMBINED = 0.05
 """Minimum share of a combination."""
 MAX_JOINED = 4
-"""Most values named in a combination."""
+"""Largest number of values named in a combination."""
 CALENDAR_NAMES = {
     "hour_of_day": "hour of the day",
     "day_of_week": "day of the week",

@@ -27,10 +27,10 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """How a URL begins, or the path that was made of it. A single letter is a drive."""
 
 MAX_INSIDE = 100_000
-"""Most files of a folder that are checked for hard links."""
+"""Largest number of files of a folder that are checked for hard links."""
 
 MAX_NAMED = 5
-"""Most conflicting files that a message names."""
+"""Largest number of conflicting files that a message names."""
 
 UNREADABLE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)
 """Errors raised by opening and unpacking a file of unknown content."""

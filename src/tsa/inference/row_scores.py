@@ -28,7 +28,7 @@ OnError = Literal["raise", "null"]
 
 ERROR, PLACE = "error", "__place"
 MAX_ID = 100
-"""Most digits of a number shown as the id of a row that cannot be read."""
+"""Largest number of digits of a number shown as the id of a row that cannot be read."""
 NO_SCORE = "payment must get a number as score (rule no_score)"
 NOT_SCORED = "payment is not scored, as event.scored says (it can be in the history of others)"
 

@@ -24,7 +24,7 @@ from tsa.text import brief, truncate_repr
 MAX_BYTES = 64 * 2**20
 DEEPEST = 16
 SHOWN = 80
-"""Most characters of a value in a message."""
+"""Largest number of characters of a value in a message."""
 
 _OPCODES = """
     PROTO FRAME STOP MARK POP POP_MARK DUP PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET

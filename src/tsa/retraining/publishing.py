@@ -30,7 +30,7 @@ class Retrained:
 
     @property
     def passed(self) -> bool:
-        """Whether the gate holds."""
+        """Whether the candidate passes the gate."""
         return bool(self.gate["passed"])
 
 
@@ -47,7 +47,7 @@ class Aliases:
 
 
 def published(run: TrainedRun, gate: Mapping[str, Any], aliases: Aliases) -> Retrained:
-    """Publish the candidate, and promote it if that is asked for and the gate holds, unless it was rolled back."""
+    """Publish the candidate, and promote it if that is asked for and it passes the gate, unless it was rolled back."""
     registry, sentence = aliases.registry, gate_sentence(gate)
     version = registry.publish(run.path / "bundle", by=aliases.by, note=sentence)
     evidence = {name: value for name, value in gate.items() if name != "asked"}

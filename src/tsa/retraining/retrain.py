@@ -86,7 +86,7 @@ def retrain(
         refit: The candidate is the model of the run, trained again on all outcomes known when the test range begins.
         champion: The alias of the model in use.
         challenger: The alias that the candidate gets in any case.
-        promote: Let `champion` name the candidate if the gate holds.
+        promote: Let `champion` name the candidate if it passes the gate.
         by: Who does this, for the registry.
         signing_key: PEM of a private key, to sign the bundle.
         progress: Reports long work.

@@ -85,7 +85,7 @@ class Metrics:
         self.cases_lost = counter("tsa_queue_cases_lost_total", "Cases that could not be added to the analysts' queue")
         self.reloads = counter("tsa_reloads_total", "Bundles taken over, or not", ["outcome"])
         self.registry_failures = counter(
-            "tsa_registry_failures_total", "Failed looks at the registries that are followed"
+            "tsa_registry_failures_total", "Failed reads of the registries that are followed"
         )
         self.queue = client.Gauge("tsa_queue_payments", "Payments that wait", registry=self.registry)
         client.Gauge(START[0], START[1], registry=self.registry).set(time.time())

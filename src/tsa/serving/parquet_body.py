@@ -23,11 +23,11 @@ ENCODINGS = {
 }
 """Allowed page encodings: those that cannot make a text larger. With DELTA_BYTE_ARRAY texts share prefixes."""
 WIDEST = 16
-"""Most bytes of a value that is not a text."""
+"""Largest number of bytes of a value that is not a text."""
 INFLATION = 16
 """An unpacked file may have this many times `max_bytes`."""
 MAX_CELLS = 2**20
-"""Most values of all rows and columns together: each becomes a Python object."""
+"""Largest number of values of all rows and columns together: each becomes a Python object."""
 LIMITS = {"thrift_string_size_limit": 16 * 2**20, "thrift_container_size_limit": 65_536}
 """Limits of pyarrow for a footer."""
 

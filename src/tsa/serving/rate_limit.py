@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 MAX_CLIENTS = 10_000
-"""Most clients whose buckets are held."""
+"""Largest number of clients whose buckets are held."""
 
 
 class TokenBucketLimiter:

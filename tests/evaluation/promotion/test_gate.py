@@ -64,7 +64,7 @@ def test_a_worse_model_fails_by_name(pair: Pair) -> None:
     gate = apply_gate(worse, Promotion(**ALL), replicates=20)
     failed = {rule["name"] for rule in gate["rules"] if not rule["passed"]}
     assert {"difference", "difference_low", "changed_decisions"} <= failed
-    assert "does not hold: difference of average precision" in gate_sentence(gate)
+    assert "does not pass the gate: difference of average precision" in gate_sentence(gate)
     limited = apply_gate(worse, Promotion(min_difference=-1.0, min_frauds=1), replicates=0)
     assert limited["passed"]
     assert len(limited["rules"]) == 2

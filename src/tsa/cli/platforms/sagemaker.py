@@ -23,7 +23,7 @@ Image = Annotated[str, typer.Option(help="The image in ECR.", show_default=False
 Name = Annotated[
     str | None, typer.Option("--name", help="Name of the job; default: made from the time.", show_default=False)
 ]
-Instances = Annotated[int, typer.Option(min=1, help="How many machines.")]
+Instances = Annotated[int, typer.Option(min=1, help="Number of instances.")]
 
 
 @sagemaker.command()
@@ -38,7 +38,7 @@ def train(
         str | None, typer.Option(help="s3://PREFIX for models and checkpoints.", show_default=False)
     ] = None,
     name: Name = None,
-    instance: Annotated[str, typer.Option(help="The kind of machine.")] = "ml.g5.xlarge",
+    instance: Annotated[str, typer.Option(help="The instance type.")] = "ml.g5.xlarge",
     instances: Instances = 1,
     spot: Annotated[bool, typer.Option(help="Use spot instances; training continues from its checkpoints.")] = True,
     set_: Annotated[
@@ -77,7 +77,7 @@ def deploy(
     url: Place,
     role: Role,
     image: Image,
-    instance: Annotated[str, typer.Option(help="The kind of machine.")] = "ml.m5.large",
+    instance: Annotated[str, typer.Option(help="The instance type.")] = "ml.m5.large",
     instances: Instances = 1,
     challenger_share: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="The challenger's share of the requests.")
@@ -115,7 +115,7 @@ def transform(
     image: Image,
     out: Annotated[str, typer.Option("--out", help="s3://PREFIX for the scores.", show_default=False)],
     name: Name = None,
-    instance: Annotated[str, typer.Option(help="The kind of machine.")] = "ml.m5.xlarge",
+    instance: Annotated[str, typer.Option(help="The instance type.")] = "ml.m5.xlarge",
     instances: Instances = 1,
 ) -> None:
     """Start a batch transform job that scores files with a version of the registry."""

@@ -20,7 +20,7 @@ LOWEST_EXPONENT = 1126
 AT_ONCE = 2**24
 """Numbers that are added at a time: the sums of halves stay below 2^53, so they are exact."""
 SAMPLE, MOST = 4096, 2**16
-"""Most numbers of a part, and of all parts, that are limits of bins."""
+"""Largest count of numbers of a part, and of all parts, that are limits of bins."""
 
 
 def exact_sum(values: Float64) -> int | float:

@@ -11,7 +11,7 @@ import polars as pl
 from tsa.data.workers import HERE, Part, Workers
 
 CHUNK_ROWS, CHUNK_VALUES = 1_000_000, 40_000_000
-"""Most rows, and most values, in memory at a time: with hundreds of features, parts have fewer rows."""
+"""Largest number of rows, and of values, in memory at a time: with hundreds of features, parts have fewer rows."""
 
 
 class Rows(Protocol):
@@ -52,5 +52,5 @@ def _of_part(shared: _Pass, part: Part) -> Any:
 
 
 def part_rows(columns: int) -> int:
-    """Most rows of a part with so many columns."""
+    """Largest number of rows of a part with so many columns."""
     return min(CHUNK_ROWS, max(1, CHUNK_VALUES // max(columns, 1)))

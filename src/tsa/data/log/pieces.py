@@ -25,9 +25,9 @@ from tsa.files.writing import atomic_file
 from tsa.text import brief
 
 SAMPLE = 4096
-"""Most times of a slice from which ranges of time are made."""
+"""Largest number of times of a slice from which ranges of time are made."""
 SLICE_ROWS = 2**22
-"""Most rows of a piece whose ids or times are in memory together."""
+"""Largest number of rows of a piece whose ids or times are in memory together."""
 
 BUCKET_ROWS = 2**22
 """About how many ids are compared at a time."""

@@ -24,7 +24,7 @@ from tsa.times import iso
 
 AT, NEW, WAS = "__at", ":new", "__was"
 SHOWN = 5
-"""Most ids that a message shows."""
+"""Largest number of ids that a message shows."""
 
 SUMS = ("rows_read", "rows_excluded", "rows_replaced", "rows_quarantined", "frauds_quarantined")
 """Counts of a report that add up."""

@@ -20,9 +20,9 @@ from tsa.data.store.splits import Split
 from tsa.data.workers import HERE
 
 REPORT_ROWS = 2**21
-"""Most rows whose outcomes are in memory together."""
+"""Largest number of rows whose outcomes are in memory together."""
 MAX_NOTES = 20
-"""Most notes on columns that are logged. The report has all of them."""
+"""Largest number of notes on columns that are logged. The report has all of them."""
 
 ROLES = {SCORED: "payments", HISTORY_ONLY: "not_scored", ASKS: "only_ask", DECLINED: "declined"}
 """The names of the roles of events in the report."""

@@ -29,7 +29,7 @@ from tsa.data.workers import Part, Workers
 from tsa.files.writing import save_array
 
 INDEX_ROWS = 2**22
-"""Most rows of a part, and most places of `order` that are written together."""
+"""Largest number of rows of a part, and of places of `order` that are written together."""
 
 KEY, CODE, FIRST, COUNT, BEFORE = "__key", "__code", "__first", "__count", "__before"
 Int64 = NDArray[np.int64]

@@ -20,7 +20,7 @@ from tsa.errors import DataError
 from tsa.text import brief
 
 SHOWN = 5
-"""Most rows that a message shows."""
+"""Largest number of rows that a message shows."""
 
 RAW = "__raw"
 

@@ -170,11 +170,12 @@ def _at_most(text: str, name: str, value: float | None, limit: float, note: str 
 
 
 def gate_sentence(gate: Mapping[str, Any]) -> str:
-    """Whether the gate holds, and which rules do not, in one sentence."""
+    """Whether the candidate passes the gate, and which rules it breaks, in one sentence."""
     failed = [rule for rule in gate["rules"] if not rule["passed"]]
     if not failed:
-        return f"The gate holds: all {len(gate['rules'])} rules on {gate['payments']:,} payments, {gate['frauds']:,} frauds."
-    return f"The gate does not hold: {'; '.join(map(rule_text, failed))}."
+        counts = f"{gate['payments']:,} payments, {gate['frauds']:,} frauds"
+        return f"The candidate passes the gate: all {len(gate['rules'])} rules on {counts}."
+    return f"The candidate does not pass the gate: {'; '.join(map(rule_text, failed))}."
 
 
 def rule_text(rule: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from tsa.serving.results import ScoreResult
 from tsa.times import DAY_SECONDS
 
 MAX_WAITING = 20_000
-"""Most cases and outcomes that wait for the thread; more are lost until the next start, and counted."""
+"""Largest number of cases and outcomes that wait for the thread; more are lost until the next start, and counted."""
 MAX_AT_ONCE = 500
 TICK_SECONDS = 0.2
 RETRIES = 5

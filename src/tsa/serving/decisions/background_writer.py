@@ -23,7 +23,7 @@ from tsa.system_errors import resource_problem
 from tsa.times import DAY_SECONDS
 
 MAX_WAITING = 20_000
-"""Most entries that wait for the thread; more are lost, and counted."""
+"""Largest number of entries that wait for the thread; more are lost, and counted."""
 MAX_AT_ONCE = 1000
 MAX_BYTES = 32 * 2**20
 """A larger journal becomes Parquet at once."""

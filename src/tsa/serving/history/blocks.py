@@ -24,7 +24,7 @@ from tsa.times import DAY_SECONDS
 
 MARK_BYTES = 8
 TIE_EVENTS = 4096
-"""Most events with the same time in a block."""
+"""Largest number of events with the same time in a block."""
 _MAGIC = b"tsa2"
 _HEAD = struct.Struct(f"<4sIHHHHd{MARK_BYTES}s")
 _TYPES: dict[str, np.dtype[Any]] = {

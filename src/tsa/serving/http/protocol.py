@@ -22,7 +22,7 @@ from tsa.serving.problems import CONTENT_TYPE, ProblemError, encode
 logger = logging.getLogger(__name__)
 
 MAX_HEAD, MAX_HEADERS = 32 * 2**10, 100
-"""Most bytes of a request line with its headers, and most headers; uvicorn itself has no limit."""
+"""Largest number of bytes of a request line with its headers, and of headers; uvicorn itself has no limit."""
 HEAD_SECONDS = 10.0
 """How long a request line with its headers may take to arrive, from its first byte."""
 WRITE_SECONDS = 30.0

@@ -20,7 +20,7 @@ from tsa.serving.scoring.pipeline import ScoringPipeline
 from tsa.serving.scoring.preview import load_scoring_input
 
 MAX_EXPLAINED = 16
-"""Most payments to explain in one request, and in the queue."""
+"""Largest number of payments to explain in one request, and in the queue."""
 PARTS = ("score", "baseline", "total", "residual", "parts", "features", "histories")
 
 

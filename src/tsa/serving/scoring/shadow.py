@@ -35,7 +35,7 @@ from tsa.serving.settings import ServeSettings
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 1024
-"""Most payments that wait for the shadow."""
+"""Largest number of payments that wait for the shadow."""
 
 
 class Shadow:
