@@ -71,7 +71,7 @@ def train(
     store: Annotated[
         Path | None,
         typer.Argument(
-            help="The store that `tsa prepare` wrote, or its URL. With --refit, leave it out: the run's store is used.",
+            help="The store that `tsa prepare` wrote, or its URL. With --refit it can be left out: the run's store is then used.",
             show_default=False,
         ),
     ] = None,
