@@ -227,4 +227,4 @@ def test_simulate_takes_a_market_for_wire_rows_alone(
     options = tuple(str(folder / text) if text == "tiny.toml" else text for text in options)
     done = tsa("simulate", *options, "--out", folder / "none.tsv")
     assert done.code == 2
-    assert "--format wire goes with --market" in done.err
+    assert "--format wire" in done.err

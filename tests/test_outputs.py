@@ -150,7 +150,7 @@ def test_what_else_is_read_is_not_written_over(tsa: Tsa, log: Path, own_run: Pat
         ("legacy", "import", log.parent, "-m", market, "--out", log.parent / "bundle"),
         ("legacy", "import", log.parent, "-m", market, "--out", log.parent),
         ("simulate", "--format", "wire", "-m", market, "--out", market),
-        ("serve", bundle, "--shadow-file", bundle / "shadow.jsonl"),
+        ("serve", bundle, "--shadow", bundle, "--shadow-file", bundle / "shadow.jsonl"),
     ):
         made = tsa(*arguments)
         assert made.code == 2, (arguments, made)

@@ -216,6 +216,19 @@ def test_what_is_missing(tsa: Tsa, demo_log: Path, demo_market: Path, demo_run: 
         tsa("train", demo_run / "store", *out, "--preset", "best"), r"preset must be one of .* [(]got preset='best'"
     )
     refused(
+        tsa("prepare", "--market", demo_market, demo_log), "--out is missing: give the folder of the store to write"
+    )
+    refused(tsa("prepare", demo_log, *out, "--outcomes", "x.csv"), "--outcomes needs --append STORE")
+    url = ("--out", "ftp://host/store")
+    refused(tsa("prepare", "--market", demo_market, demo_log, *url), r"s3://BUCKET/FOLDER .*got ftp://host/store")
+    refused(tsa("train", demo_run / "store", *out, "--until", "2025"), "--until needs --refit RUN")
+    refused(tsa("train", *out, "--refit", tmp_path / "nothing"), "nothing is not a run folder")
+    both = ("--resume", "--overwrite")
+    refused(tsa("run", "--market", demo_market, demo_log, *out, *both), "cannot be given together")
+    missing = f"sqlite:///{tmp_path / 'none.db'}"
+    refused(tsa("history", "show", "--history", missing), "there is no such store: correct --history")
+    refused(tsa("monitor", demo_run / "bundle", "--out", tmp_path / "m"), "give logs, or --decisions FOLDER")
+    refused(
         tsa("score", tmp_path / "no-bundle", demo_log, *out),
         "no-bundle is not a bundle: no such folder or file; give a bundle",
     )

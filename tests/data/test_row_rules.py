@@ -144,7 +144,7 @@ def test_without_it_equal_ids_are_refused_and_how_they_differ_is_said(tmp_path: 
     more = [rows[1], again(rows[2], fraud=1), again(rows[3], known=None), again(rows[4], amount=1.0, age=2.0)]
     with pytest.raises(DataError) as refused:
         stored([*rows, *more], tmp_path)
-    text = "of 4 ids that occur more than once, the rows differ: 1 in nothing, 2 in the outcome only, 1 in more (amount, age)"
+    text = "4 ids occur more than once (identical rows: 1; only the outcome differs: 2; other columns differ: 1, amount, age)"
     assert text in str(refused.value)
     assert 'duplicates = "last"' in str(refused.value)
 

@@ -127,7 +127,7 @@ def test_quicker_variants_move_scores_a_little(
     import shutil
 
     path = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
-    with pytest.raises(ConfigError, match="needs the graph of precision 'int8' in the bundle"):
+    with pytest.raises(ConfigError, match="--precision int8 needs an int8 graph in the bundle"):
         Scorer.load(path, engine="onnxruntime", precision="int8")
     made = export_bundle(path, "int8")
     assert made.file == "model.int8.onnx"

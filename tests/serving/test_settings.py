@@ -123,7 +123,7 @@ def test_variables_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_variable_that_breaks_a_rule_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TSA_MAX_LIST", "0")
-    with pytest.raises(ConfigError, match=r"max_list: must be .* 1 \(got '0', from TSA_MAX_LIST\)"):
+    with pytest.raises(ConfigError, match=r"--max-list: must be .* 1 \(got '0', from TSA_MAX_LIST\)"):
         request_bounds()
     monkeypatch.setenv("TSA_MAX_LIST", "10")
     monkeypatch.setenv("SAGEMAKER_MAX_PAYLOAD_IN_MB", "six")
@@ -137,7 +137,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
             {"bundle": "b", "port": 70_000, "threads": "two", "batch_wait_ms": float("nan"), "worker": 1}
         )
     text = str(caught.value)
-    assert all(f"{name}: " in text for name in ("port", "threads", "batch_wait_ms"))
+    assert all(f"--{name}: " in text for name in ("port", "threads", "batch-wait-ms"))
     assert "worker: unknown key; did you mean `workers`?" in text
 
 
@@ -151,3 +151,18 @@ def test_an_address_with_a_password_is_not_shown() -> None:
     webhook = {"queue": True, "decision_log": "log", "queue_webhook": "https://host/services/pass-word"}
     made = ServeSettings.make({"bundle": "b", "history": "redis://:pass-word@host/0", **webhook})
     assert "pass-word" not in repr(made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"challenger_share": 0.3}, "--challenger-share needs --challenger"),
+        ({"split_by": "card"}, "--split-by needs --challenger"),
+        ({"shadow_file": "x.jsonl"}, "--shadow-file needs --shadow or --shadow-from"),
+        ({"ssl_client_ca": "ca.pem"}, "--client-ca needs --certificate and --key"),
+        ({"decision_log_sync": True}, "--decision-log-sync needs --decision-log FOLDER"),
+    ],
+)
+def test_options_that_need_another_one(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{text}"):
+        ServeSettings.make({"bundle": "b", **changes})

@@ -34,7 +34,7 @@ from tsa.data.log.quarantine import QuarantineLike
 from tsa.data.workers import HERE, Workers
 from tsa.errors import ConfigError
 from tsa.files.object_folder import object_url
-from tsa.files.outputs import check_outputs
+from tsa.files.outputs import URL, check_outputs, spelled_url
 from tsa.simulation.config import SimulationConfig
 
 if TYPE_CHECKING:
@@ -82,9 +82,14 @@ def simulate(
     from tsa.simulation import write_simulation, write_wire
 
     wire, truth = format_ is Format.WIRE, values["with_truth"]
-    if wire != (market is not None) or (set_ and market is None) or (wire and truth):
-        rule = "--format wire goes with --market, and not with --truth"
-        raise ConfigError(f"{rule} (got --format {format_.value}, --market {market}, --truth {truth}, --set {set_})")
+    if wire and market is None:
+        raise ConfigError("--format wire needs --market FILE (got none): give the market whose fields the rows have")
+    if market is not None and not wire:
+        raise ConfigError(f"--market needs --format wire (got --market {market}): give both, or neither")
+    if set_ and market is None:
+        raise ConfigError(f"--set needs --format wire and --market FILE (got --set {set_[0]}): give all three")
+    if wire and truth:
+        raise ConfigError("--truth must not be given with --format wire: leave it out")
     check_outputs([market], files={"--out": out, "its log file": log_path_for(out)})
     settings = Overrides.read(set_, market, learns=False)
     n = payments if payments is not None else 2_000 if wire else 200_000
@@ -154,19 +159,13 @@ def prepare(
         changes = {"outcomes": outcomes or (), "refit_encoder": refit_encoder, "quarantine": quarantined}
         _append(append, logs, market, out, set_, workers, quiet=quiet, **changes)
         return
-    if market is None or out is None or not logs or outcomes or refit_encoder:
-        options = {
-            "logs": logs,
-            "--market": market,
-            "--out": out,
-            "--outcomes": outcomes,
-            "--refit-encoder": refit_encoder,
-        }
-        given = ", ".join(name for name, value in options.items() if value)
-        raise ConfigError(
-            "tsa prepare must have a log, --market and --out, or --append STORE with or without --outcomes and "
-            f"--refit-encoder (got {given or 'none of them'}): see tsa prepare --help"
-        )
+    for option, given in {"--outcomes": outcomes, "--refit-encoder": refit_encoder}.items():
+        if given:
+            raise ConfigError(f"{option} needs --append STORE (got none): give the store to add to")
+    if market is None or out is None or not logs:
+        raise ConfigError(_missing(logs, market, out))
+    if URL.match(str(out)) and not str(out).startswith("file:") and object_url(out) is None:
+        raise ConfigError(f"--out must be a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER (got {spelled_url(out)})")
     files = {"--quarantine": quarantine, "its log file": log_path_for(out)}
     check_outputs([*logs, market], files=files, replaced={"--out": None if object_url(out) else out})
     settings = Overrides.read(set_, market, learns=False)
@@ -174,6 +173,16 @@ def prepare(
         store = prepare_store(settings, logs, out, quarantined, bars, used)
     result({"out": object_url(out) or str(out), **store.data_report})
     print_store(store)
+
+
+def _missing(logs: list[str], market: Path | None, out: Path | None) -> str:
+    """What a new store needs and was not given."""
+    needed = {
+        "the log is missing: give its files": logs,
+        "--market is missing: give the market file": market,
+        "--out is missing: give the folder of the store to write": out,
+    }
+    return "; ".join(text for text, given in needed.items() if not given)
 
 
 def _append(

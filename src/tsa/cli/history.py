@@ -16,7 +16,7 @@ from tsa.cli.groups import make_group
 from tsa.cli.score import BundleFolder
 from tsa.cli.terminal.results import remains, result
 from tsa.config.market import Market
-from tsa.errors import ConfigError
+from tsa.errors import ConfigError, HistoryError
 from tsa.files.outputs import check_outputs
 from tsa.times import DAY_SECONDS
 
@@ -81,6 +81,7 @@ def show(
     from tsa.serving.history.maintenance import history_events
     from tsa.serving.history.metadata import read_metadata, stored_market
 
+    _need(url)
     with open_history(url, new="refuse", allow_eviction=True) as store:
         market = stored_market(store)
         if key is not None:
@@ -125,6 +126,7 @@ def export(
 
     check_outputs([], files={"--out": out, "--history": _named(url) if url.startswith("sqlite:") else None})
     first, last = window_seconds(start, end)
+    _need(url)
     with (
         open_history(url, new="refuse", allow_eviction=True) as store,
         command_session(quiet, log_path_for(out)) as bars,
@@ -168,6 +170,7 @@ def delete(
 
     for folder in logs or []:
         need_log(folder)
+    _need(url)
     with open_history(url, new="refuse", allow_eviction=True) as store:
         place = _key(stored_market(store), key)
         removed = erase_key(store, place)
@@ -190,6 +193,7 @@ def prune(
     from tsa.serving.history.maintenance import expire as expire_before
     from tsa.serving.history.metadata import stored_market
 
+    _need(url)
     with open_history(url, new="refuse", allow_eviction=True) as store:
         market = stored_market(store)
         seconds = market.retention_seconds if days is None else days * DAY_SECONDS
@@ -214,6 +218,12 @@ def adopt(url: Url) -> None:
         count = sum(1 for _ in store.scan(PAYMENTS))
     result({"payments": count})
     print_line(f"adopted: {'' if count else 'new store, '}{count:,} payments")
+
+
+def _need(url: str) -> None:
+    """Raise HistoryError if there is no SQLite store at this URL."""
+    if url.startswith("sqlite:///") and not _named(url).exists():
+        raise HistoryError(f"{url}: there is no such store: correct --history")
 
 
 def _named(url: str) -> Path:

@@ -18,7 +18,7 @@ from tsa.cli.terminal.results import result
 from tsa.config.market import Market
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
-from tsa.text import shorten
+from tsa.text import plural, shorten
 
 if TYPE_CHECKING:
     from tsa.data.check.log_check import LogCheck
@@ -104,11 +104,15 @@ def _print_report(checked: LogCheck) -> None:
         f"{report['rows_read']:,} rows read: {report['rows_kept']:,} usable, {report['rows_quarantined']:,} break a rule, "
         f"{report['rows_excluded']:,} excluded, {report['rows_replaced']:,} replaced"
     )
-    if checked.rules:
-        table = Table("rule", "rows", "frauds", "first ids", title="rows that break a rule")
-        for rule in checked.rules:
-            table.add_row(rule.name, f"{rule.rows:,}", f"{rule.frauds:,}", ", ".join(map(shorten, rule.examples)))
-        console.print(table)
+    for rule in checked.rules:
+        values = rule.values or ("",) * len(rule.examples)
+        first = ", ".join(
+            (id_ if id_.startswith("row ") else f"id {shorten(id_)}")
+            + (f" ({shorten(value)!r})" if value else " (no value)" if rule.values else "")
+            for id_, value in zip(rule.examples, values, strict=True)
+        )
+        counted = f"{plural(rule.rows, 'row')}, {rule.frauds:,} of them fraud"
+        print_line(f"{rule.name}: {rule.text}: {counted}; the first: {first}")
     table = Table("column", "use", "values", "missing", "unknown", "most frequent", "share", title="columns")
     for column in checked.columns:
         unknown = "" if column.unknown is None else f"{column.unknown:.1%}"

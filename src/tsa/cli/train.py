@@ -119,6 +119,8 @@ def train(
     from tsa.training import TimeLimit
     from tsa.training import train as train_on
 
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite cannot be given together: give one of them")
     need_ray(executor, ray_address)
     if executor is Executor.LOCAL and workers > 1:
         raise ConfigError(
@@ -127,9 +129,10 @@ def train(
     if refit is not None:
         chosen = {"--set": set_, "--settings": settings_file, "--minutes": minutes}
         _refuse_chosen({**chosen, "--preset": None if preset == "default" else preset})
-    elif store is None or until is not None:
-        rule = "a store, and --until must go with --refit" if until is not None else "the folder of a store, or --refit"
-        raise ConfigError(f"tsa train needs {rule} (got {'no store' if store is None else f'--until {until}'})")
+    elif until is not None:
+        raise ConfigError(f"--until needs --refit RUN (got --until {until} alone): give the finished run")
+    elif store is None:
+        raise ConfigError("tsa train needs a store (got none): give the folder that tsa prepare wrote, or --refit RUN")
     limit = None if minutes is None else TimeLimit(minutes=minutes, began=began)
     settings = Overrides.read(set_, file=settings_file)
     if executor is Executor.RAY:
@@ -254,6 +257,8 @@ def run(
     from tsa.training.evaluate_and_bundle import measure_trained
     from tsa.training.train_model import train_network
 
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite cannot be given together: give one of them")
     after = AFTER_TRAINING[comparison]
     limit = None if minutes is None else TimeLimit(minutes=minutes, after=after, began=began)
     quarantined = quarantine_of(quarantine, quarantine_limit)

@@ -28,12 +28,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
     section: ClassVar[str] = ""
     """What error messages put before the names of settings: `model.width`."""
+    by_option: ClassVar[bool] = False
+    """Whether error messages name settings by their options: `--max-list`."""
 
     def __init__(self, /, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError("; ".join(findings(error, type(self), table=self.section))) from error
+            raise ConfigError(self._text(findings(error, type(self), table=self.section))) from error
 
     @classmethod
     def make(cls, values: Mapping[str, Any], layers: Sequence[Layer] = ()) -> Self:
@@ -50,7 +52,22 @@ class Settings(BaseModel):
         except ConfigError as error:
             if not layers or not isinstance(error.__cause__, ValidationError):
                 raise
-            raise ConfigError("; ".join(findings(error.__cause__, cls, layers, table=cls.section))) from None
+            raise ConfigError(cls._text(findings(error.__cause__, cls, layers, table=cls.section))) from None
+
+    @classmethod
+    def option_of(cls, name: str) -> str:
+        """The option of a setting; its name if it has none."""
+        field = cls.model_fields.get(name)
+        extra = None if field is None else field.json_schema_extra
+        return str(extra["option"]) if isinstance(extra, dict) and "option" in extra else name
+
+    @classmethod
+    def _text(cls, lines: Sequence[str]) -> str:
+        """The findings as one text."""
+        parts = [line.partition(": ") for line in lines]
+        return "; ".join(
+            f"{cls.option_of(key) if cls.by_option else key}{separator}{rest}" for key, separator, rest in parts
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON can hold them; `make` reads them back."""

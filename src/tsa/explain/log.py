@@ -63,8 +63,8 @@ def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
     lost = spelled.filter(rows.is_null()).to_list()
     if lost:
         more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
-        rule = f"ids must occur in the column {market.event.id} of the log"
-        raise DataError(f"{rule} (got {', '.join(brief(id_, 40) for id_ in lost[:SHOWN])}{more})")
+        shown = " or ".join(repr(brief(id_, 40)) for id_ in lost[:SHOWN])
+        raise DataError(f"the log has no payment with id {shown}{more} in the column {market.event.id}: correct the id")
     positions: list[int] = rows.to_list()
     scored = store.scored_rows()
     if ambiguous := [

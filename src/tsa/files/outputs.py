@@ -120,6 +120,11 @@ def check_file(out: Path, what: str, is_one: Callable[[Path], object]) -> None:
         raise ConfigError(f"{out} must be {what} to be replaced (it is something else); choose another name")
 
 
+def spelled_url(path: OptionalPath) -> str:
+    """A URL as it was given: `Path` keeps one of the slashes alone."""
+    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]+):/+", r"\1://", brief(path))
+
+
 def is_stream(path: Path) -> bool:
     """Whether bytes are written into the existing path and it is not replaced: devices, pipes, open files."""
     try:
@@ -132,7 +137,7 @@ def is_stream(path: Path) -> bool:
 def _outputs(paths: Mapping[str, OptionalPath] | None, is_replaced: bool) -> Iterator[_Output]:
     for option, path in (paths or {}).items():
         if path is not None and URL.match(str(path)):
-            rule = f"{option} must be a path on this machine (got {brief(path)})"
+            rule = f"{option} must be a path on this machine (got {spelled_url(path)})"
             raise ConfigError(f"{rule}: write there and copy the result, or leave out what comes before the path")
         if path is not None and not is_stream(Path(path)):
             yield _Output(option, Path(path), Path(os.path.realpath(path)), is_replaced)

@@ -165,6 +165,11 @@ def make_engine(
     for what, value, known in (("engine", name, EngineName), ("precision", precision, Precision)):
         if value not in get_args(known):
             raise ConfigError(f"{what} must be one of {', '.join(get_args(known))} (got {value!r})")
+    if precision == "int8" and name != "torch" and precision not in graphs:
+        raise ConfigError(
+            "--precision int8 needs an int8 graph in the bundle (got none): "
+            "run tsa export BUNDLE --precision int8, then serve with --engine onnxruntime"
+        )
     if name == "torch" or (name == "auto" and (precision not in graphs or not has_runtime())):
         return TorchEngine(network, precision)
     if precision not in graphs:

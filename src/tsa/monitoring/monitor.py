@@ -92,7 +92,7 @@ def monitor(
     """
     logs, reference = log_names(logs), log_names(reference)
     if bool(logs) == (decisions is not None):
-        raise ConfigError(f"monitoring takes logs, or a log of decisions (got {'both' if logs else 'neither'})")
+        raise ConfigError(f"give logs, or --decisions FOLDER (got {'both' if logs else 'neither'})")
     _check_outputs([bundle, *logs, *reference, market, decisions], Path(out), Quarantine.of(quarantine))
     scorer = Scorer.load(bundle, overrides)
     settings = _settings(scorer, market, overrides)

@@ -129,7 +129,8 @@ class Registry:
         if matching:
             raise RegistryError(f"{name} must name one version (it begins {len(matching)}); give more of its digits")
         aliases = ", ".join(self.aliases()) or "none"
-        raise RegistryError(f"{self.place.url} has no alias or version {name!r} (its aliases: {aliases})")
+        what = f"{self.place.url} has no alias or version {name!r} (its aliases: {aliases})"
+        raise RegistryError(f"{what}: give an alias, or at least 6 digits of a version's sha256")
 
     def aliases(self) -> dict[str, AliasEntry]:
         """The entry in force of each alias, by name."""

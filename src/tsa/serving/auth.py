@@ -117,6 +117,14 @@ def _parse(line: str, default: str) -> tuple[str, frozenset[str], str]:
     return token, given, name
 
 
+def _check_line(line: str, place: str) -> None:
+    """Raise ConfigError, which names the place, for a line that is no token."""
+    try:
+        _parse(line, SCORE)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
+
+
 def read_tokens(variables: Sequence[str], files: Sequence[Path]) -> list[str]:
     """Read tokens from environment variables and from files (one per line). Raises ConfigError if one has none."""
     lines = []
@@ -127,10 +135,12 @@ def read_tokens(variables: Sequence[str], files: Sequence[Path]) -> list[str]:
         lines.append(line)
     for path in files:
         stripped = [line.strip() for line in _text_of(path).splitlines()]
-        tokens = [line for line in stripped if line and not line.startswith("#")]
+        tokens = {number: line for number, line in enumerate(stripped, 1) if line and not line.startswith("#")}
         if not tokens:
             raise ConfigError(f"{path} must contain one token per line (got none)")
-        lines += tokens
+        for number, line in tokens.items():
+            _check_line(line, f"{path}, line {number}")
+        lines += tokens.values()
     return lines
 
 

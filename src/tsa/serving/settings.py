@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,6 +22,8 @@ from tsa.webhooks import address_problem
 
 class ServeSettings(Settings):
     """The settings of `tsa serve`. Units are in the names."""
+
+    by_option: ClassVar[bool] = True
 
     bundle: Path
     """A bundle, or a link to one: if the link changes, the new bundle is loaded."""
@@ -202,20 +204,20 @@ class ServeSettings(Settings):
     def _fit_together(self) -> Self:
         if self.workers > 1 and _in_memory(self.history):
             raise ValueError(
-                f"history must be a file or a server that all workers share (got {self.history}, workers={self.workers})"
+                f"--history must be a file or a server that all workers share (got {self.history}, --workers {self.workers})"
             )
         if self.drain_seconds + self.stop_seconds > 30:
             got = f"drain_seconds={self.drain_seconds}, stop_seconds={self.stop_seconds}"
             raise ValueError(f"drain_seconds and stop_seconds must be at most 30 together (got {got})")
         if (self.ssl_key is None) != (self.ssl_certificate is None):
-            got = f"ssl_key={self.ssl_key}, ssl_certificate={self.ssl_certificate}"
-            raise ValueError(f"--certificate and --key must be given together (got {got})")
+            got = f"--certificate {self.ssl_certificate}" if self.ssl_key is None else f"--key {self.ssl_key}"
+            raise ValueError(f"--certificate and --key must be given together (got {got} alone)")
         if self.decision_log_sync and self.decision_log is None:
-            raise ValueError("decision_log_sync needs decision_log, the folder to write into (got none)")
+            raise ValueError("--decision-log-sync needs --decision-log FOLDER (got none)")
         self._check_queue()
         if self.ssl_client_ca is not None and self.ssl_certificate is None:
-            rule = "ssl_client_ca must be given with ssl_certificate and ssl_key"
-            raise ValueError(f"{rule} (got ssl_client_ca={self.ssl_client_ca})")
+            raise ValueError(f"--client-ca needs --certificate and --key (got --client-ca {self.ssl_client_ca} alone)")
+        self._check_second_bundles()
         return self
 
     @property
@@ -231,12 +233,23 @@ class ServeSettings(Settings):
     def _check_queue(self) -> None:
         if self.queue and self.decision_folder is None:
             got = "none" if self.decision_log is None else "a Kafka topic"
-            raise ValueError(f"queue needs decision_log, the folder of its file (got {got})")
+            raise ValueError(f"--queue needs --decision-log FOLDER (got {got})")
         if self.queue_webhook is not None and (problem := address_problem(self.queue_webhook)) is not None:
-            raise ValueError(f"queue_webhook {problem}")
-        options = {"queue_over": self.queue_over, "queue_webhook": self.queue_webhook}
+            raise ValueError(f"--queue-webhook {problem}")
+        options = {"--queue-over": self.queue_over, "--queue-webhook": self.queue_webhook}
         if not self.queue and (alone := [name for name, value in options.items() if value is not None]):
-            raise ValueError(f"{alone[0]} needs queue (got no queue)")
+            raise ValueError(f"{alone[0]} needs --queue (got none)")
+
+    def _check_second_bundles(self) -> None:
+        """Refuse settings of a challenger or a shadow that is not there."""
+        if self.challenger is None:
+            for name in ("challenger_share", "split_by", "challenger_timeout_ms"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{self.option_of(name)} needs --challenger (got none): give the bundle")
+        if self.shadow_file is not None and self.shadow is None and self.shadow_from is None:
+            raise ValueError(
+                f"--shadow-file needs --shadow or --shadow-from (got --shadow-file {self.shadow_file} alone)"
+            )
 
     def read_webhook_secret(self) -> str | None:
         """The secret that signs what is handed on; None for no signature. Raises ConfigError if the variable is empty."""

@@ -64,3 +64,11 @@ def test_the_step_for_a_log_fits_the_command(text: str, arguments: list[str], st
 def test_a_guess_of_what_was_meant_is_advice() -> None:
     text = "run is not a bundle; did you mean run/bundle?"
     assert next_step(errors.BundleError(text), text) is None
+
+
+def test_a_setting_without_its_section() -> None:
+    step = "write training.epochs, which is a setting of the training"
+    market = "demo: 1 finding\n  epochs: unknown key (from --set epochs=3)"
+    assert next_step(errors.MarketError(market), market, ["run"]) == step
+    other = "this command takes training.KEY and model.KEY settings only (got epochs=3)"
+    assert next_step(errors.ConfigError(other), other, ["train"]) == step

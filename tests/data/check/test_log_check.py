@@ -72,6 +72,8 @@ def notes(checked: LogCheck) -> dict[tuple[str, str], str]:
 def test_rows_by_rule_with_examples(checked: LogCheck) -> None:
     (rule,) = checked.rules
     assert (rule.name, rule.rows, rule.examples) == ("infinite:amount", 3, ("0", "1", "2"))
+    assert rule.values == ("inf", "inf", "inf")
+    assert rule.text.startswith("must be")
     assert (checked.report["rows_read"], checked.report["rows_kept"]) == (N, N - 3)
 
 
@@ -100,7 +102,7 @@ def test_what_looks_wrong(checked: LogCheck) -> None:
     assert "its value alone nearly decides the outcome (ROC AUC 1.000)" in found["decides", "status"]
     assert "whether it has a value alone" in found["decides", "refund"]
     assert "settled is later than the payment in 100% of the rows" in found["after_the_payment", "later"]
-    assert found["constant", "same"].startswith("every value is 'x'")
+    assert found["constant", "same"] == "has only the value 'x', so it cannot help: remove it from [features]"
     assert "has 8." in found["large_key", "shop"] or "has 7." in found["large_key", "shop"]
     assert ("decides", "amount") not in found
     assert ("decides", "kind") not in found
@@ -146,7 +148,10 @@ def test_an_account_in_two_columns_is_counted_in_both(tmp_path: Path) -> None:
     rows.write_parquet(tmp_path / "log.parquet")
     market = {**TABLE, "history": [{"name": "account", "keys": ["customer", "shop"]}]}
     found = notes(check_log(Market.from_dict(market), [str(tmp_path / "log.parquet")]))
-    assert found["large_key", "account"] == "one value, '7777', has 8.0% of the rows, as customer or shop"
+    assert found["large_key", "account"] == (
+        "one value, '7777', has 8.0% of the rows, as customer or shop; "
+        "if it stands for no customer, card or account, make it empty"
+    )
 
 
 def test_a_split_that_does_not_fit_is_a_note(tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def test_the_challengers_share() -> None:
         (["pipeline", "--start", "Zone=1"], "the pipeline has no parameter 'Zone'"),
         (["pipeline", "--start", "Market=eu.toml"], "the pipeline needs MarketFolder"),
         (["pipeline"], "needs --out, --role or --start"),
-        (["status", "job", "x"], "the kind must be training, transform, endpoint, pipeline"),
+        (["status", "job", "x"], "KIND must be training, transform, endpoint or pipeline"),
         (["status", "training", "none"], "SageMaker cannot do this: "),
     ],
 )

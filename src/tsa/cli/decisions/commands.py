@@ -53,7 +53,7 @@ def show(
     entries = list(entries_of(folder, recorded))
     if not entries:
         advice = "" if bundle else "; if the market pseudonymises ids, give --bundle"
-        raise ConfigError(f"the log of decisions must have this payment (got no {id_!r}){advice}")
+        raise ConfigError(f"the log of decisions has no payment {id_!r}{advice}")
     set_result(orjson.loads(orjson.dumps(entries, default=_plain)))
     for entry in entries:
         print_line(orjson.dumps(entry, default=_plain, option=orjson.OPT_INDENT_2).decode())

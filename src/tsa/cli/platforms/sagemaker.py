@@ -197,7 +197,8 @@ def status(
     from tsa.integrations.sagemaker.client import KINDS, Jobs
 
     if kind not in KINDS:
-        raise ConfigError(f"the kind must be {', '.join(KINDS)} (got {truncate_repr(kind, 80)})")
+        *others, last = KINDS
+        raise ConfigError(f"KIND must be {', '.join(others)} or {last} (got {truncate_repr(kind, 80)})")
     if register is not None and kind != "training":
         raise ConfigError(f"--register must go with a training job (got {kind})")
     jobs = Jobs()

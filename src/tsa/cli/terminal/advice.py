@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from pydantic import BaseModel
+
 from tsa import errors
 
 NEXT: dict[type[Exception], str] = {
@@ -42,6 +44,9 @@ HAS_ADVICE = re.compile(
 
 MISSING = re.compile(r"columns do not fit (the market '[^']*')\n(?:.|\n)*: missing")
 
+UNKNOWN = re.compile(r"(?:^ *|settings only \(got )([a-z_]+)(?:: unknown key|=)", re.MULTILINE)
+"""A key without a section that the market does not have."""
+
 
 def next_step(error: Exception, text: str, arguments: Sequence[str] = ()) -> str | None:
     """What to do after an error with this message; None if the message says it.
@@ -52,11 +57,22 @@ def next_step(error: Exception, text: str, arguments: Sequence[str] = ()) -> str
     lines = text.splitlines()
     if isinstance(error, errors.DataError) and arguments:
         return _step_for_data(text, arguments)
+    if (found := UNKNOWN.search(text)) is not None and (meant := _section_of(found[1])) is not None:
+        return f"write {meant}.{found[1]}, which is a setting of the {meant}"
     if lines and (HAS_ADVICE.search(lines[-1]) or ("; did you mean " in lines[-1] and len(lines) == 1)):
         return None
     if text.endswith("no such file"):
         return OTHERWISE
     return next((step for kind, step in NEXT.items() if isinstance(error, kind)), OTHERWISE)
+
+
+def _section_of(name: str) -> str | None:
+    """The section that has a setting of this name, which was given without it."""
+    from tsa.model.config import ModelConfig
+    from tsa.training.config import TrainingConfig
+
+    sections: dict[str, type[BaseModel]] = {"training": TrainingConfig, "model": ModelConfig}
+    return next((section for section, config in sections.items() if name in config.model_fields), None)
 
 
 def _step_for_data(text: str, arguments: Sequence[str]) -> str | None:

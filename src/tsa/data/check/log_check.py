@@ -22,8 +22,10 @@ from tsa.data.log.column_checks import Note, notes_on
 from tsa.data.log.id_and_joined_columns import MadeColumns
 from tsa.data.log.quarantine import Quarantine
 from tsa.data.log.reader import read_log
+from tsa.data.log.rule import Rule
 from tsa.data.log.rules import read_columns
 from tsa.data.log.sources import EXTRA, open_sources
+from tsa.data.log.validation import ROW
 from tsa.data.store.splits import find_splits, is_scored
 from tsa.errors import DataError
 from tsa.times import DAY_SECONDS
@@ -34,6 +36,7 @@ MIN_TIMES = 100
 """In fewer rows, times without minutes may be chance."""
 HOUR_SECONDS = 3600.0
 EXAMPLES = 3
+NO_CUSTOMER = "if it stands for no customer, card or account, make it empty"
 LABELS = {"fraud": 1, "genuine": 0, "unknown": -1}
 
 
@@ -45,7 +48,11 @@ class BrokenRule:
     rows: int
     frauds: int
     examples: tuple[str, ...]
-    """Ids of the first such rows."""
+    """Ids of the first such rows; `row 5` for one without an id."""
+    text: str = ""
+    """What the rule expects."""
+    values: tuple[str, ...] = ()
+    """What the first such rows have in the column of the rule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +114,9 @@ def check_log(market: Market, logs: Sequence[str]) -> LogCheck:
     with tempfile.TemporaryDirectory(prefix="tsa-check-") as name:
         folder = Path(name)
         bad = folder / "bad.parquet"
+        rules: dict[str, Rule] = {}
         clean = read_log(
-            market, logs, folder / "rows.parquet", quarantine=Quarantine(bad, limit=1.0, reported_as=Path("quarantine"))
+            market, logs, folder / "rows.parquet", quarantine=Quarantine(bad, limit=1.0, found_rules=rules)
         )
         rows = pl.scan_parquet(clean.path)
         times = rows.select(TIME).collect().to_series().to_numpy()
@@ -126,7 +134,7 @@ def check_log(market: Market, logs: Sequence[str]) -> LogCheck:
         notes += [Note(kind="guessed", column="[input]", text=text) for text in clean.report.get("guessed", ())]
         return LogCheck(
             report=clean.report,
-            rules=tuple(_rules(market, clean.report, bad)),
+            rules=tuple(_rules(market, clean.report, bad, rules)),
             columns=tuple(columns),
             ranges=tuple(ranges),
             notes=tuple(notes),
@@ -134,16 +142,28 @@ def check_log(market: Market, logs: Sequence[str]) -> LogCheck:
         )
 
 
-def _rules(market: Market, report: Mapping[str, Any], bad: Path) -> Iterator[BrokenRule]:
+def _rules(market: Market, report: Mapping[str, Any], bad: Path, rules: Mapping[str, Rule]) -> Iterator[BrokenRule]:
     if not report["by_rule"]:
         return
     rows = pl.read_parquet(bad)
-    ids = rows[market.event.id].cast(pl.String) if market.event.id in rows.columns else None
+    ids = _texts(rows, market.event.id)
+    numbers = [f"row {number + 1}" for number in rows[ROW]]
     for name, count in report["by_rule"].items():
         hit = (rows["__reason"].str.split("; ").list.contains(name)).arg_true().head(EXAMPLES)
-        shown = () if ids is None else tuple(str(id_) for id_ in ids.gather(hit))
-        frauds = int(report["frauds_by_rule"].get(name, 0))
-        yield BrokenRule(name=name, rows=int(count), frauds=frauds, examples=shown)
+        values = _texts(rows, rules[name].column)
+        yield BrokenRule(
+            name=name,
+            rows=int(count),
+            frauds=int(report["frauds_by_rule"].get(name, 0)),
+            examples=tuple(ids[at] or numbers[at] for at in hit),
+            text=rules[name].text,
+            values=tuple(values[at] or "" for at in hit) if rules[name].column in rows.columns else (),
+        )
+
+
+def _texts(rows: pl.DataFrame, name: str) -> list[str | None]:
+    """A column as text; no texts for one that the rows lack."""
+    return rows[name].cast(pl.String).to_list() if name in rows.columns else [None] * len(rows)
 
 
 def _ranges(
@@ -236,7 +256,7 @@ def _large_keys(market: Market, columns: Sequence[ColumnCheck], notes: Sequence[
     known = {note.column for note in notes if note.kind == "large_key"}
     for column in columns:
         if column.name in market.key_columns and column.share > KEY_SHARE and column.name not in known:
-            text = f"one value, {column.most_frequent!r}, has {column.share:.1%} of the rows"
+            text = f"one value, {column.most_frequent!r}, has {column.share:.1%} of the rows; {NO_CUSTOMER}"
             yield Note(kind="large_key", column=column.name, text=text, share=column.share)
 
 
@@ -251,7 +271,7 @@ def _large_accounts(market: Market, rows: pl.LazyFrame, notes: Sequence[Note]) -
         top = each.drop_nulls().group_by("key").agg(pl.len().alias("n"), pl.col("rows").first()).sort("n", "key").last()
         for key, n, total in top.collect(engine="streaming").iter_rows():
             if n > KEY_SHARE * total:
-                text = f"one value, {key!r}, has {n / total:.1%} of the rows, as {' or '.join(history.keys)}"
+                text = f"one value, {key!r}, has {n / total:.1%} of the rows, as {' or '.join(history.keys)}; {NO_CUSTOMER}"
                 yield Note(kind="large_key", column=history.name, text=text, share=n / total)
 
 
@@ -270,9 +290,9 @@ def _coarse_times(market: Market, times: NDArray[np.float64]) -> Iterator[Note]:
 def _constant(market: Market, columns: Sequence[ColumnCheck]) -> Iterator[Note]:
     for column in columns:
         if column.distinct == 1 and column.name in market.features.names:
-            text = f"every value is {column.most_frequent!r}: it says nothing" + (
-                "" if not column.missing else " but whether it is missing"
-            )
+            text = f"has only the value {column.most_frequent!r}, so it cannot help: remove it from [features]"
+            if column.missing:
+                text = f"has only the value {column.most_frequent!r}: it can help only by being missing"
             yield Note(kind="constant", column=column.name, text=text)
 
 

@@ -84,10 +84,11 @@ def _text(judged: pl.DataFrame, id_name: str, differs: dict[str, pl.Expr], *, la
     largest = sorted((name for name, count in counts.items() if count), key=lambda name: -counts[name])[:5]
     differing = ", ".join("the time" if name == TIME else name for name in largest)
     parts = [
-        f"{int((same_row & ~outcomes).sum()):,} in nothing",
-        f"{int((same_row & outcomes).sum()):,} in the outcome only",
-        f"{int((~same_row).sum()):,} in more" + (f" ({differing})" if differing else ""),
+        f"identical rows: {int((same_row & ~outcomes).sum()):,}",
+        f"only the outcome differs: {int((same_row & outcomes).sum()):,}",
+        f"other columns differ: {int((~same_row).sum()):,}" + (f", {differing}" if differing else ""),
     ]
-    text = f"must be unique; of {len(ids):,} ids that occur more than once, the rows differ: {', '.join(parts)}"
-    advice = '; [input] duplicates = "last" uses the last row where nothing or only the outcome differs'
+    count = "1 id occurs" if len(ids) == 1 else f"{len(ids):,} ids occur"
+    text = f"must be unique; {count} more than once ({'; '.join(parts)})"
+    advice = '; to keep the last row of the first two kinds, set duplicates = "last" in [input]'
     return text if last or not same_row.any() else text + advice

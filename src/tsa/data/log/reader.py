@@ -23,7 +23,7 @@ from tsa.data.log.duplicates import Repeated, none_repeated
 from tsa.data.log.id_and_joined_columns import MadeColumns
 from tsa.data.log.pieces import StagedRows, UsableRows, are_integers, repeated_rows, stage_files, stage_table
 from tsa.data.log.pseudonyms import PseudonymizedSource, Pseudonymizer
-from tsa.data.log.quarantine import Quarantine, QuarantineLike, quarantine_text, write_quarantine
+from tsa.data.log.quarantine import Quarantine, QuarantineLike, check_text, quarantine_text, write_quarantine
 from tsa.data.log.rules import LogSchema, number_columns, read_columns, shape_of
 from tsa.data.log.sorting import ParquetChunkWriter, Parts, TableParts, write_sorted
 from tsa.data.log.sources import Source, guesses_of, open_sources, say_guesses, table_source
@@ -265,8 +265,13 @@ def _write_bad_rows(log: LogScan, repeated: Repeated, read: int, bad: int, quara
     if bad == 0:
         return Broken()
     broken = count_broken(flagged, named)
+    if quarantine.found_rules is not None:
+        quarantine.found_rules.update(named)
     logger.warning(
-        "%s", quarantine_text(broken, read, bad, quarantine.reported_as or quarantine.path, has_label=log.shape.label)
+        "%s",
+        quarantine_text(broken, read, bad, quarantine.reported_as or quarantine.path, has_label=log.shape.label)
+        if quarantine.found_rules is None
+        else check_text(read, bad),
     )
     return broken
 

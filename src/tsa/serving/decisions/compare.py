@@ -73,7 +73,8 @@ def compare_arms(
     rows = _with_columns(rows, amount, accept, split_by)
     arms = {arm: rows.filter(pl.col("arm") == arm) for arm in (CHAMPION, CHALLENGER)}
     if empty := [arm for arm, own in arms.items() if not len(own)]:
-        raise ConfigError(f"the log of decisions must have answers of both arms (got none of the {empty[0]})")
+        what = f"the log of decisions has no answers of the {empty[0]} in this range"
+        raise ConfigError(f"{what}: serve with --challenger, or change --from and --to")
     generator = np.random.default_rng(seed)
     sums = {arm: _ClusterSums(own, generator, replicates) for arm, own in arms.items()}
     measures = {

@@ -75,6 +75,8 @@ def _form(bundle: Bundle) -> str:
 
 def _opened(run: Path) -> tuple[dict[str, Any], Bundle]:
     metadata = read_run_metadata(run)
+    if not metadata:
+        raise ConfigError(f"{run} is not a run folder: give the folder that tsa train or tsa run wrote")
     if "finished" not in metadata:
-        raise ConfigError(f"{run} must be the folder of a finished run (got none, or one that is not finished)")
+        raise ConfigError(f"the run {run} is not finished: finish it with tsa train STORE --out {run} --resume")
     return metadata, Bundle.open(run / BUNDLE)

@@ -351,8 +351,8 @@ def test_pseudonyms_are_all_that_is_there_and_erased_is_erased(
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"queue": True}, "queue needs decision_log"),
-        ({"queue_over": "probability=0.2"}, "needs queue"),
+        ({"queue": True}, "--queue needs --decision-log FOLDER"),
+        ({"queue_over": "probability=0.2"}, "--queue-over needs --queue"),
         ({"queue": True, "decision_log": Path("log"), "queue_webhook": "file:///etc/passwd"}, "must be an address"),
         ({"queue": True, "decision_log": Path("log"), "queue_lease_minutes": 0.0}, "must be"),
     ],
