@@ -150,7 +150,7 @@ def test_an_account_in_two_columns_is_counted_in_both(tmp_path: Path) -> None:
     found = notes(check_log(Market.from_dict(market), [str(tmp_path / "log.parquet")]))
     assert found["large_key", "account"] == (
         "one value, '7777', has 8.0% of the rows, as customer or shop; "
-        "if it stands for no customer, card or account, make it empty"
+        "if it means no customer, card or account, make it empty"
     )
 
 

@@ -57,8 +57,8 @@ def next_step(error: Exception, text: str, arguments: Sequence[str] = ()) -> str
     lines = text.splitlines()
     if isinstance(error, errors.DataError) and arguments:
         return _step_for_data(text, arguments)
-    if (found := UNKNOWN.search(text)) is not None and (meant := _section_of(found[1])) is not None:
-        return f"write {meant}.{found[1]}, which is a setting of the {meant}"
+    if (match := UNKNOWN.search(text)) is not None and (meant := _section_of(match[1])) is not None:
+        return f"write {meant}.{match[1]}, which is a setting of the {meant}"
     if lines and (HAS_ADVICE.search(lines[-1]) or ("; did you mean " in lines[-1] and len(lines) == 1)):
         return None
     if text.endswith("no such file"):

@@ -36,7 +36,7 @@ MIN_TIMES = 100
 """In fewer rows, times without minutes may be chance."""
 HOUR_SECONDS = 3600.0
 EXAMPLES = 3
-NO_CUSTOMER = "if it stands for no customer, card or account, make it empty"
+NO_CUSTOMER = "if it means no customer, card or account, make it empty"
 LABELS = {"fraud": 1, "genuine": 0, "unknown": -1}
 
 

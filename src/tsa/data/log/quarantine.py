@@ -76,7 +76,7 @@ def write_quarantine(frame: pl.LazyFrame, named: Mapping[str, Rule], path: Path)
 
 
 def check_text(read: int, bad: int) -> str:
-    """How many rows a check found to break a rule, and what prepare does with them."""
+    """How many rows of a check break a rule, and what prepare does with them."""
     breaks = f"{bad:,} of {read:,} rows {'breaks' if bad == 1 else 'break'} a rule"
     return f"{breaks}: tsa prepare refuses {'it' if bad == 1 else 'them'} unless --quarantine FILE is given"
 
