@@ -186,7 +186,7 @@ def test_a_loss_has_its_defaults_and_no_other_settings(loss: str) -> None:
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"loss": "hinge"}, "training.loss: must be 'cross_entropy'"),
+        ({"loss": "hinge"}, "training.loss: must be cross_entropy"),
         ({"loss": ["focal"]}, "training.loss"),
         ({"loss": "focal", "loss_gamma": -1}, r"training.loss_gamma: must be at least 0 [(]got -1"),
         ({"loss": "focal", "loss_gamma": float("nan")}, "training.loss_gamma"),

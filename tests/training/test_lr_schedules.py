@@ -114,7 +114,7 @@ def test_any_number_of_steps_and_any_warm_up(steps: int, warmup_fraction: float,
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"lr_schedule": "linear"}, "training.lr_schedule: must be 'one_cycle'"),
+        ({"lr_schedule": "linear"}, "training.lr_schedule: must be one_cycle"),
         ({"lr_schedule_interval": "day"}, "training.lr_schedule_interval"),
         ({"lr_schedule": "cosine", "cycle_momentum": True}, r"cycle_momentum needs lr_schedule='one_cycle' [(]got"),
         (

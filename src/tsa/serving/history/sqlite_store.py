@@ -188,7 +188,8 @@ class SQLiteStore(GuardedStore):
     def _begin(self, new: New) -> None:
         """Check the store at opening; create it if asked to."""
         if not self._path.absolute().parent.is_dir():
-            raise HistoryError(f"the folder {self._path.parent} does not exist: create it, or correct --history")
+            what = f"the folder {self._path.parent} does not exist"
+            raise HistoryUnavailable(f"{what}: create it, or correct --history")
         if new == "refuse" and not self._file.is_there():
             raise new_store(str(self._path))
         if new != "refuse":
