@@ -30,7 +30,7 @@ def test_load_show_erase_expire(tsa: Tsa, case: Case, tmp_path: Path) -> None:
     for command in (("show",), ("delete", "--key", "card=c3"), ("prune", "--days", 1)):
         refused = tsa("history", command[0], "--history", url, *command[1:])
         assert refused.code == 2
-        assert f"new store with 0 payments: {tmp_path}/x.db" in refused.err
+        assert f"sqlite:///{tmp_path}/x.db: there is no such store" in refused.err
     assert not (tmp_path / "x.db").exists(), "a mistyped name makes no file"
     loaded = tsa("history", "load", case.path, case.log, "--history", url)
     assert loaded.code == 0, loaded.err
