@@ -229,9 +229,10 @@ def test_quarantine_takes_no_more_than_its_share(tsa: Callable[..., Any], tmp_pa
 
 
 def test_a_limit_is_a_share(tmp_path: Path) -> None:
+    path = tmp_path / "bad.parquet"
     with pytest.raises(ConfigError, match="share from 0 to 1"):
-        Quarantine(tmp_path, limit=5)
-    assert Quarantine.of(tmp_path) == Quarantine(tmp_path, limit=0.05)
+        Quarantine(path, limit=5)
+    assert Quarantine.of(path) == Quarantine(path, limit=0.05)
     assert Quarantine.of(None) is None
 
 

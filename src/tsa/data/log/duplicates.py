@@ -26,7 +26,7 @@ class Repeated:
     @property
     def rows(self) -> pl.Series:
         """All rows that are dropped."""
-        return self.broken.append(self.replaced) if len(self.replaced) else self.broken
+        return pl.concat([self.broken, self.replaced])  # `append` would change `broken`
 
 
 def none_repeated(row: str) -> Repeated:

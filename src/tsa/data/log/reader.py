@@ -217,7 +217,7 @@ def _write_clean(
             f"log: must hold at least one row to use (got {read:,} rows, of which {rows[BAD]:,} break a rule "
             f"and {rows[EXCLUDED]:,} are excluded{'; '.join(['', *broken.lines(has_label=False)][:2])})"
         )
-    usable = UsableRows(staged=staged, dropped=repeated.rows.append(unscored))
+    usable = UsableRows(staged=staged, dropped=pl.concat([repeated.rows, unscored]))
     integer_ids = _may_be_integers(log, staged) and are_integers(usable, workers)
     report = {
         "files": [path for source in log.sources for path in source.shown_paths or source.paths],
