@@ -20,7 +20,7 @@ from tsa.cli.terminal.epoch_table import epoch_table
 from tsa.cli.training import session
 from tsa.config.overrides import Overrides
 from tsa.data.store.store import EventStore
-from tsa.errors import ConfigError, MarketError
+from tsa.errors import ConfigError
 
 Tsa = Callable[..., Any]
 TOML = """
@@ -65,7 +65,7 @@ def test_a_bad_file(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
             Overrides.read(None, file=path)
-    with pytest.raises(MarketError, match="no such file"):
+    with pytest.raises(ConfigError, match="no such file"):
         Overrides.read(None, file=tmp_path / "nowhere.toml")
 
 

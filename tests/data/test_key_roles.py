@@ -273,7 +273,7 @@ def test_find_roles() -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"history": [{"name": "a", "keys": ["x"]}]}, "at least 2 items"),
+        ({"history": [{"name": "a", "keys": ["x"]}]}, "must have at least 2 entries"),
         ({"history": [{"name": "a", "keys": ["x", "x"]}]}, "must be different columns"),
         ({"history": [{"name": "a", "key": "x", "keys": ["x", "y"]}]}, r"takes key, or keys \(got both\)"),
         ({"history": [{"name": "a", "keys": ["x", "y"]}, {"name": "a_x", "key": "z"}]}, "'a_x' occurs twice"),

@@ -262,7 +262,7 @@ def test_a_manifest_that_does_not_fit_is_refused(folder: Path) -> None:
     path.write_text("[]")
     with pytest.raises(StoreError, match="must hold a JSON object"):
         EventStore.open(store.path)
-    with pytest.raises(StoreError, match=r"manifest\.json cannot be read"):
+    with pytest.raises(StoreError, match="is not a store .no such folder."):
         EventStore.open(folder / "nowhere")
 
 
@@ -270,7 +270,7 @@ def test_another_market_is_refused_with_the_difference(folder: Path) -> None:
     store = _prepare(_example(), folder / "store")
     assert len(EventStore.open(store.path, _market())) == len(store)
     other = _market(label={"column": "fraud", "delay_days": 0.5})
-    with pytest.raises(StoreError, match=r"label.delay_days: 1\.0, 0\.5"):
+    with pytest.raises(StoreError, match=r"label.delay_days \(1\.0, 0\.5\)"):
         EventStore.open(store.path, other)
 
 
