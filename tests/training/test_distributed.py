@@ -249,7 +249,9 @@ def test_processes_end_with_torchrun(easy_store: EventStore, tmp_path: Path) -> 
         process.communicate(timeout=120)  # its processes share the pipe: this waits for them as well
     assert len(left) == 2
     assert not any(running(pid) for pid in left)
-    assert "the parent process is gone" in (run / "train.log").read_text()
+    # the process that notices it first stops the others; only the first process writes the log
+    log = (run / "train.log").read_text()
+    assert "the parent process is gone" in log or "stopped by a signal" in log
 
 
 def running(pid: int) -> bool:

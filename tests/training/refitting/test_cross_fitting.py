@@ -210,6 +210,6 @@ def test_the_command(tsa: Callable[..., Any], run: Path, refitted: Path, tmp_pat
     assert refused.code == 2
     assert "uses the settings of the run, so --set must be left out" in " ".join(refused.err.split())
     assert tsa("train", "--out", tmp_path / "other").code == 2
-    assert "no store" in tsa("train", "--out", tmp_path / "other").err
+    assert "tsa train needs a store" in tsa("train", "--out", tmp_path / "other").err
     assert tsa("train", "--refit", tmp_path / "none", "--out", tmp_path / "other").code == 2
     assert not (tmp_path / "other").exists()
