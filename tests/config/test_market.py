@@ -280,3 +280,11 @@ def test_the_fingerprint_is_of_the_meaning(write: Write) -> None:
     assert Market.load(write('extends = "base.toml"\n', "upper.toml")).fingerprint == mark
     for override in ("name=x", "label.delay_days=6", "history.0.length=50", "features.engineered=[]"):
         assert Market.load(write(), [override]).fingerprint != mark
+
+
+def test_a_changed_copy_has_the_histories_of_the_copy() -> None:
+    """What the market has computed of its histories is not copied."""
+    market = Market.load(MARKETS / "handbook.toml")
+    assert len(market.views) == len(market.history) > 1
+    assert len(market.model_copy(update={"history": market.history[:1]}).views) == 1
+    assert market.model_copy() == market
