@@ -38,8 +38,8 @@ def test_parts_and_order_change_no_bit(rows: list[float | None], count: int, see
 
 
 def test_quantiles_are_those_of_all_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact_sums, "SAMPLE", 40)
-    monkeypatch.setattr(exact_sums, "MOST", 60)
+    monkeypatch.setattr(exact_sums, "MAX_PART_SAMPLE", 40)
+    monkeypatch.setattr(exact_sums, "MAX_SAMPLE", 60)
     rng = np.random.default_rng(0)
     drawn = np.concatenate([rng.lognormal(size=9000), np.full(3000, 1.5), rng.integers(0, 5, 500)])
     rng.shuffle(drawn)

@@ -19,7 +19,7 @@ LOWEST_EXPONENT = 1126
 """Every float64 is a multiple of 2 to the power of minus this."""
 AT_ONCE = 2**24
 """Numbers that are added at a time: the sums of halves stay below 2^53, so they are exact."""
-SAMPLE, MOST = 4096, 2**16
+MAX_PART_SAMPLE, MAX_SAMPLE = 4096, 2**16
 """Largest count of numbers of a part, and of all parts, that are limits of bins."""
 
 
@@ -51,12 +51,12 @@ def mean_of(total: int | float, count: int) -> float:
 
 def sample_of(values: Float64) -> Float64:
     """Some of the values (n,), at equal distances in their order: ascending, each once."""
-    return np.unique(_thinned(np.sort(values), SAMPLE))
+    return np.unique(_thinned(np.sort(values), MAX_PART_SAMPLE))
 
 
 def joined_samples(one: Float64, other: Float64) -> Float64:
     """A sample of the values that two samples are of."""
-    return _thinned(np.union1d(one, other), MOST)
+    return _thinned(np.union1d(one, other), MAX_SAMPLE)
 
 
 def _thinned(ordered: Float64, most: int) -> Float64:
