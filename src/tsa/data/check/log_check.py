@@ -20,7 +20,7 @@ from tsa.data.encoding.training_rows import TrainingRows
 from tsa.data.encoding.vocabulary import fit_vocabularies
 from tsa.data.log.column_checks import Note, notes_on
 from tsa.data.log.id_and_joined_columns import MadeColumns
-from tsa.data.log.quarantine import Quarantine
+from tsa.data.log.quarantine import REASON, Quarantine
 from tsa.data.log.reader import read_log
 from tsa.data.log.rule import Rule
 from tsa.data.log.rules import read_columns
@@ -114,10 +114,8 @@ def check_log(market: Market, logs: Sequence[str]) -> LogCheck:
     with tempfile.TemporaryDirectory(prefix="tsa-check-") as name:
         folder = Path(name)
         bad = folder / "bad.parquet"
-        rules: dict[str, Rule] = {}
-        clean = read_log(
-            market, logs, folder / "rows.parquet", quarantine=Quarantine(bad, limit=1.0, found_rules=rules)
-        )
+        quarantine = Quarantine(bad, limit=1.0, is_kept=False)
+        clean = read_log(market, logs, folder / "rows.parquet", quarantine=quarantine)
         rows = pl.scan_parquet(clean.path)
         times = rows.select(TIME).collect().to_series().to_numpy()
         scored = is_scored(market, rows)
@@ -134,7 +132,7 @@ def check_log(market: Market, logs: Sequence[str]) -> LogCheck:
         notes += [Note(kind="guessed", column="[input]", text=text) for text in clean.report.get("guessed", ())]
         return LogCheck(
             report=clean.report,
-            rules=tuple(_rules(market, clean.report, bad, rules)),
+            rules=tuple(_rules(market, clean.report, bad, clean.rules)),
             columns=tuple(columns),
             ranges=tuple(ranges),
             notes=tuple(notes),
@@ -149,7 +147,7 @@ def _rules(market: Market, report: Mapping[str, Any], bad: Path, rules: Mapping[
     ids = _texts(rows, market.event.id)
     numbers = [f"row {number + 1}" for number in rows[ROW]]
     for name, count in report["by_rule"].items():
-        hit = (rows["__reason"].str.split("; ").list.contains(name)).arg_true().head(EXAMPLES)
+        hit = (rows[REASON].str.split("; ").list.contains(name)).arg_true().head(EXAMPLES)
         values = _texts(rows, rules[name].column)
         yield BrokenRule(
             name=name,

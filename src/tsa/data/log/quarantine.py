@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -30,8 +30,8 @@ class Quarantine:
     """Ids of payments that a network gives no finite score: their rows go to the file as well."""
     reported_as: Path | None = None
     """The path to show in messages, if the file is written in two steps."""
-    found_rules: dict[str, Rule] | None = field(default=None, compare=False)
-    """Given by a check, which keeps no file: the rules are put here by name."""
+    is_kept: bool = True
+    """False for a check, whose file is removed: the message says what `tsa prepare` does with the rows."""
 
     def __post_init__(self) -> None:
         need_suffix("quarantine", Path(self.path), ".parquet")
@@ -46,7 +46,7 @@ class Quarantine:
         if given is None:
             return None
         if isinstance(given, Quarantine):
-            return cls(given.path, given.limit, given.unscored, given.reported_as, given.found_rules)
+            return cls(given.path, given.limit, given.unscored, given.reported_as, given.is_kept)
         return cls(Path(given))
 
     def named(self, name: str) -> Quarantine:
@@ -75,15 +75,13 @@ def write_quarantine(frame: pl.LazyFrame, named: Mapping[str, Rule], path: Path)
         bad.drop([ID, FILE, FRAUD, *flags]).sink_parquet(temporary)
 
 
-def check_text(read: int, bad: int) -> str:
-    """How many rows of a check break a rule, and what prepare does with them."""
-    breaks = f"{bad:,} of {read:,} rows {'breaks' if bad == 1 else 'break'} a rule"
-    return f"{breaks}: tsa prepare refuses {'it' if bad == 1 else 'them'} unless --quarantine FILE is given"
-
-
-def quarantine_text(broken: Broken, read: int, bad: int, path: Path, *, has_label: bool) -> str:
-    """How many rows and frauds went to quarantine, and why."""
+def quarantine_text(quarantine: Quarantine, broken: Broken, read: int, bad: int, *, has_label: bool) -> str:
+    """How many rows and frauds break a rule, and what becomes of them."""
+    if not quarantine.is_kept:
+        breaks = f"{bad:,} of {read:,} rows {'breaks' if bad == 1 else 'break'} a rule"
+        return f"{breaks}: tsa prepare refuses {'it' if bad == 1 else 'them'} unless --quarantine FILE is given"
     frauds = f", {broken.frauds:,} of {broken.all_frauds:,} frauds" if has_label else ""
+    path = quarantine.reported_as or quarantine.path
     what = f"{bad:,} of {read:,} rows ({bad / read:.2%}){frauds} break a rule and go to {path}"
     lines = broken.lines(has_label=has_label)
     more = [f"and {len(lines) - SHOWN_RULES} further rules"] if len(lines) > SHOWN_RULES else []

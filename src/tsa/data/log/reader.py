@@ -23,7 +23,8 @@ from tsa.data.log.duplicates import Repeated, none_repeated
 from tsa.data.log.id_and_joined_columns import MadeColumns
 from tsa.data.log.pieces import StagedRows, UsableRows, are_integers, repeated_rows, stage_files, stage_table
 from tsa.data.log.pseudonyms import PseudonymizedSource, Pseudonymizer
-from tsa.data.log.quarantine import Quarantine, QuarantineLike, check_text, quarantine_text, write_quarantine
+from tsa.data.log.quarantine import Quarantine, QuarantineLike, quarantine_text, write_quarantine
+from tsa.data.log.rule import Rule
 from tsa.data.log.rules import LogSchema, number_columns, read_columns, shape_of
 from tsa.data.log.sorting import ParquetChunkWriter, Parts, TableParts, write_sorted
 from tsa.data.log.sources import Source, guesses_of, open_sources, say_guesses, table_source
@@ -58,6 +59,8 @@ class CleanLog:
 
     path: Path
     report: dict[str, Any]
+    rules: Mapping[str, Rule]
+    """The rules for rows, by name; empty if no row breaks one."""
 
 
 def read_log(
@@ -123,7 +126,7 @@ def read_table(
     market, sources = pseudonymized(market, [table_source(table, read_columns(market), MadeColumns.of(market))])
     log = _opened(market, sources, need_label, domains)
     parts = TableParts()
-    report = _write_clean(log, stage_table(log), parts, Quarantine.of(quarantine))
+    report, _ = _write_clean(log, stage_table(log), parts, Quarantine.of(quarantine))
     logger.info("read %d rows, used %d", report["rows_read"], report["rows_kept"])
     return parts.table(), report
 
@@ -155,9 +158,9 @@ def clean_log(
         folder = Path(name)
         staged = stage_files(log, folder, workers)
         with ParquetChunkWriter(out) as parts:
-            report = _write_clean(log, staged, parts, Quarantine.of(quarantine), folder, workers)
+            report, rules = _write_clean(log, staged, parts, Quarantine.of(quarantine), folder, workers)
     logger.info("read %d rows, used %d", report["rows_read"], report["rows_kept"])
-    return CleanLog(path=out, report=report)
+    return CleanLog(path=out, report=report, rules=rules)
 
 
 def _opened(
@@ -198,7 +201,8 @@ def _write_clean(
     quarantine: Quarantine | None,
     folder: Path | None = None,
     workers: Workers = HERE,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Mapping[str, Rule]]:
+    """Write the clean rows. Returns the report, and the rules if rows break one."""
     read, reading = len(staged), log.shape.market.reading
     if not read:
         raise DataError("log: must hold at least one row, but it is empty")
@@ -234,7 +238,7 @@ def _write_clean(
     }
     assert report["rows_kept"] == sum(report["labels"].values())
     assert report["rows_read"] == sum(rows.values())
-    return report
+    return report, broken.rules
 
 
 def _unscored(usable: UsableRows, quarantine: Quarantine | None, workers: Workers) -> pl.Series:
@@ -265,14 +269,7 @@ def _write_bad_rows(log: LogScan, repeated: Repeated, read: int, bad: int, quara
     if bad == 0:
         return Broken()
     broken = count_broken(flagged, named)
-    if quarantine.found_rules is not None:
-        quarantine.found_rules.update(named)
-    logger.warning(
-        "%s",
-        quarantine_text(broken, read, bad, quarantine.reported_as or quarantine.path, has_label=log.shape.label)
-        if quarantine.found_rules is None
-        else check_text(read, bad),
-    )
+    logger.warning("%s", quarantine_text(quarantine, broken, read, bad, has_label=log.shape.label))
     return broken
 
 

@@ -177,6 +177,8 @@ class Broken:
     frauds: int = 0
     all_frauds: int = 0
     """In the complete log."""
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    """All rules, by name."""
 
     def lines(self, *, has_label: bool) -> list[str]:
         """`rule: 3 rows, 1 of them fraud`."""
@@ -199,7 +201,7 @@ def count_broken(frame: pl.LazyFrame, named: Mapping[str, Rule]) -> Broken:
     totals = {name: int(count) for name, count in counts.collect(engine="streaming").row(0, named=True).items()}
     rows = {name: totals[name] for name in named if totals[name]}
     frauds = {name: totals[f"{FRAUD}:{name}"] for name in rows if totals[f"{FRAUD}:{name}"]}
-    return Broken(rows=rows, frauds_by_rule=frauds, frauds=totals[FRAUD], all_frauds=totals[ALL_FRAUDS])
+    return Broken(rows=rows, frauds_by_rule=frauds, frauds=totals[FRAUD], all_frauds=totals[ALL_FRAUDS], rules=named)
 
 
 def validation_error(
