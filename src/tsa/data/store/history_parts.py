@@ -7,7 +7,7 @@ keys are divided by their hash to add these numbers up, and `order` is written b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.config.market import HistoryConfig
+from tsa.config.market import HistoryConfig, HistoryView
 from tsa.data.bucketed import read_bucket, slices_of, write_bucketed
 from tsa.data.history import index_histories
 from tsa.data.key_codes import key_code_table, key_codes
@@ -90,27 +90,31 @@ def index_parts(task: HistoryParts, workers: Workers, arrays: FolderArrays, *, s
         The manifest's entries.
     """
     shared, size = _places(task, workers)
-    folders = {"start": starts}
-    entries: Entries = {}
-    passes: list[tuple[Any, Any, Any, int]] = [
-        (_place_part, shared, range(len(task.parts)), task.n),
-        (_order_part, task, workers.parts(size, INDEX_ROWS), size),
-    ]
-    for work, given, items, length in passes:
-        names = PLACE_ARRAYS if work is _place_part else _order_arrays(task.history)
-        with ExitStack() as stack:
-            writers = {
-                (view.name, name): stack.enter_context(
-                    folders.get(name, arrays).writer(index_file(view.name, name), kind, (length,))
-                )
-                for view in task.history.views
-                for name, kind in names.items()
-            }
-            for pieces in workers.call(work, given, items):
-                for key, piece in pieces.items():
-                    writers[key].append(piece)
-        entries |= {index_file(*key): writer.entry for key, writer in writers.items()}
-    return entries
+    views = task.history.views
+    places = workers.call(_place_part, shared, range(len(task.parts)))
+    entries = _write(views, PLACE_ARRAYS, task.n, places, {"position": arrays, "start": starts})
+    order, kinds = workers.call(_order_part, task, workers.parts(size, INDEX_ROWS)), _order_arrays(task.history)
+    return entries | _write(views, kinds, size, order, dict.fromkeys(kinds, arrays))
+
+
+def _write(
+    views: Sequence[HistoryView],
+    kinds: Mapping[str, type[np.generic]],
+    length: int,
+    pieces: Iterable[Mapping[tuple[str, str], NDArray[Any]]],
+    folders: Mapping[str, FolderArrays],
+) -> Entries:
+    """Write arrays of all views from their pieces, by the names of the view and the array. Returns the manifest's entries."""
+    with ExitStack() as stack:
+        writers = {
+            (view.name, name): stack.enter_context(folders[name].writer(index_file(view.name, name), kind, (length,)))
+            for view in views
+            for name, kind in kinds.items()
+        }
+        for made in pieces:
+            for key, piece in made.items():
+                writers[key].append(piece)
+    return {index_file(*key): writer.entry for key, writer in writers.items()}
 
 
 def _order_arrays(history: HistoryConfig) -> dict[str, type[np.generic]]:
