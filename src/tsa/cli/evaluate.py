@@ -93,8 +93,8 @@ def evaluate(
     """Evaluate a run on its test range with confidence intervals; write report.html and report.json.
 
     Give RUN alone, or BUNDLE --log LOG [LOG...]: that evaluates a bundle, also an imported one, on any log whose outcomes
-    are known. Histories are built from the
-    complete log, so include earlier payments and use --from. The bundle is not changed.
+    are known. Histories are built from the complete log, so include earlier payments and use --from. The bundle is not
+    changed.
     """
     quarantine_target = quarantine_of(quarantine, quarantine_limit)
     if unfinished and (log or more):

@@ -92,9 +92,9 @@ class Search:
 
     def metadata(self) -> dict[str, Any]:
         """The identity of the search, as JSON values."""
-        rest = {"preset": self.preset, "fixed": self.fixed, "space": self.space.to_dict(), "seed": self.seed}
-        rest |= {} if self.round == 1 else {"round": self.round}  # folders of earlier versions have none
-        metadata: dict[str, Any] = json.loads(json.dumps({"store": content_of(self.store), **rest}))
+        given = {name: getattr(self, name) for name in ("preset", "fixed", "seed", "round")}
+        made = {"store": content_of(self.store), **given, "space": self.space.to_dict()}
+        metadata: dict[str, Any] = json.loads(json.dumps(made))
         return metadata
 
 
